@@ -1,0 +1,1 @@
+//! Raw FFI over the MLX C API.

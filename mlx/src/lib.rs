@@ -1,0 +1,1 @@
+//! Apple's MLX array framework in Rust.
