@@ -1,1 +1,42 @@
 //! Apple's MLX array framework in Rust.
+//!
+//! Names are Python's: `mx.softmax(x, axis=-1)` is `mx::softmax(&x, -1)` or `x.softmax(-1)`.
+//!
+//! ```
+//! use mlx::{self as mx, Array, Dtype};
+//! let x = mx::arange(0, 6, 1, None).astype(Dtype::Float32).reshape([2, 3]);
+//! let y = (&x * 2.0 + 1.0).softmax(-1);
+//! assert_eq!(y.shape(), [2, 3]);
+//! y.eval()?;
+//! # Ok::<(), mx::Error>(())
+//! ```
+//!
+//! Three rules carry the crate:
+//! - **Ops panic, the world returns `Result`.** Building a graph from wrong shapes is a programming error and panics
+//!   with the op's name and shapes; [`catch`] turns it into an error. Evaluation, reading, files return [`Result`].
+//! - **Arrays stay on their thread.** MLX changes graph nodes while it evaluates them.
+//! - **Numbers are weak.** `x * 2.0` keeps the dtype of a floating `x`, as in Python.
+
+mod array;
+mod device;
+mod dtype;
+mod error;
+pub mod fast;
+mod ffi;
+pub mod memory;
+mod ops;
+pub mod random;
+mod scalar;
+mod shape;
+mod stream;
+mod transforms;
+
+pub use array::{Array, Literal};
+pub use device::{Device, DeviceFact, cuda_is_available, metal_is_available};
+pub use dtype::{Complex32, Dtype, Element};
+pub use error::{Error, Result, catch, try_catch};
+pub use ops::*;
+pub use scalar::{Arg, Operand, Scalar};
+pub use shape::{Axes, Shape};
+pub use stream::{Stream, default_device, default_stream, set_default_device, synchronize, with_device, with_stream};
+pub use transforms::*;

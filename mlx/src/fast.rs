@@ -1,0 +1,143 @@
+//! Fused ops (`mlx.core.fast`).
+
+use crate::error::refuse;
+use crate::{Array, ffi};
+use mlx_sys as sys;
+
+/// x / rms(x) * weight over the last axis, computed in float32 (`mx.fast.rms_norm`).
+#[track_caller]
+pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Array {
+    // SAFETY: valid or null handles where null is allowed
+    ffi::op("rms_norm", &[x], |res, s| unsafe { sys::mlx_fast_rms_norm(res, x.raw, ffi::nullable(weight), eps, s) })
+}
+
+/// (x - mean) / std * weight + bias over the last axis (`mx.fast.layer_norm`).
+#[track_caller]
+pub fn layer_norm(x: &Array, weight: Option<&Array>, bias: Option<&Array>, eps: f32) -> Array {
+    // SAFETY: valid or null handles where null is allowed
+    ffi::op("layer_norm", &[x], |res, s| unsafe {
+        sys::mlx_fast_layer_norm(res, x.raw, ffi::nullable(weight), ffi::nullable(bias), eps, s)
+    })
+}
+
+/// Options of [`rope`].
+#[derive(Debug, Clone, Copy)]
+pub struct Rope<'a> {
+    /// How many leading features rotate.
+    pub dims: i32,
+    /// Pairs are neighbours (true) or halves (false).
+    pub traditional: bool,
+    /// Base of the frequencies; not read with `freqs`.
+    pub base: f32,
+    /// Factor on positions.
+    pub scale: f32,
+    /// Explicit wavelengths [dims / 2] in place of `base`.
+    pub freqs: Option<&'a Array>,
+}
+
+impl Default for Rope<'_> {
+    fn default() -> Self {
+        Rope { dims: 0, traditional: false, base: 10000.0, scale: 1.0, freqs: None }
+    }
+}
+
+/// Position of the first token: one number, or one per batch row.
+#[derive(Debug, Clone, Copy)]
+pub enum Offset<'a> {
+    At(i32),
+    /// int32 scalar or [B].
+    Array(&'a Array),
+}
+
+impl From<i32> for Offset<'_> {
+    fn from(n: i32) -> Self {
+        Offset::At(n)
+    }
+}
+impl<'a> From<&'a Array> for Offset<'a> {
+    fn from(a: &'a Array) -> Self {
+        Offset::Array(a)
+    }
+}
+
+/// Rotary position embedding of x [B, ..., L, D] (`mx.fast.rope`).
+#[track_caller]
+pub fn rope<'o>(x: &Array, rope: Rope<'_>, offset: impl Into<Offset<'o>>) -> Array {
+    let Rope { dims, traditional, base, scale, freqs } = rope;
+    let base = ffi::optional_float(freqs.is_none().then_some(base));
+    let freqs = ffi::nullable(freqs);
+    // SAFETY: valid or null handles where null is allowed
+    ffi::op("rope", &[x], |res, s| unsafe {
+        match offset.into() {
+            Offset::At(n) => sys::mlx_fast_rope(res, x.raw, dims, traditional, base, scale, n, freqs, s),
+            Offset::Array(o) => sys::mlx_fast_rope_dynamic(res, x.raw, dims, traditional, base, scale, o.raw, freqs, s),
+        }
+    })
+}
+
+/// Which keys a query sees.
+#[derive(Debug, Clone, Default)]
+pub enum Mask {
+    #[default]
+    None,
+    /// Query i of L sees keys up to i + S - L.
+    Causal,
+    /// Bool (true = seen) or additive, broadcast to [B, H, L, S].
+    Array(Array),
+}
+
+impl From<Array> for Mask {
+    fn from(a: Array) -> Self {
+        Mask::Array(a)
+    }
+}
+
+/// Options of [`scaled_dot_product_attention`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sdpa<'a> {
+    pub scale: f32,
+    pub mask: Option<&'a Mask>,
+    /// One logit per head that takes part in the softmax and carries no value.
+    pub sinks: Option<&'a Array>,
+    /// Refuse instead of falling back to matmul + softmax where no fused kernel exists.
+    pub force_fused: bool,
+}
+
+/// softmax(scale * q k^T + mask) v for q [B, H, L, D], k [B, Hkv, S, D], v [B, Hkv, S, Dv]; H is a multiple of Hkv.
+#[track_caller]
+pub fn scaled_dot_product_attention(q: &Array, k: &Array, v: &Array, o: Sdpa<'_>) -> Array {
+    let (mode, mask) = match o.mask {
+        None | Some(Mask::None) => (c"", crate::array::NULL),
+        Some(Mask::Causal) => (c"causal", crate::array::NULL),
+        Some(Mask::Array(a)) => (c"array", a.raw),
+    };
+    let sinks = ffi::nullable(o.sinks);
+    // SAFETY: valid or null handles where null is allowed
+    ffi::op("scaled_dot_product_attention", &[q, k, v], |res, s| unsafe {
+        sys::mlx_fast_scaled_dot_product_attention(
+            res,
+            q.raw,
+            k.raw,
+            v.raw,
+            o.scale,
+            mode.as_ptr(),
+            mask,
+            sinks,
+            o.force_fused,
+            s,
+        )
+    })
+}
+
+/// Cross entropy of logits [..., V] and integer targets [...], which must lie in 0..V: they are clipped to it.
+#[track_caller]
+pub fn cross_entropy(logits: &Array, targets: &Array) -> Array {
+    if !targets.dtype().is_integer() {
+        refuse("cross_entropy", format!("targets must be integers, not {}", targets.dtype()));
+    }
+    let targets = targets.maximum(0).minimum((logits.dim(-1) - 1).max(0));
+    // SAFETY: valid handles; targets are in range
+    ffi::op("cross_entropy", &[logits, &targets], |res, s| unsafe {
+        sys::mlx_fast_cross_entropy(res, logits.raw, targets.raw, s)
+    })
+}

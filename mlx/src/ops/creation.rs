@@ -1,0 +1,136 @@
+//! New arrays.
+
+use crate::dtype::Dtype;
+use crate::error::refuse;
+use crate::scalar::{Arg, Operand, Scalar, single};
+use crate::shape::Shape;
+use crate::{Array, ffi};
+use mlx_sys as sys;
+
+#[track_caller]
+pub(crate) fn check_shape(op: &str, shape: &[i32]) {
+    let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?));
+    // MLX computes sizes without overflow checks, and an allocation that fails ends the process
+    if elements.is_none_or(|n| n > 1 << 40) {
+        refuse(op, format!("shape {shape:?} has a negative dimension or too many elements"));
+    }
+}
+
+/// Zeros of `shape`.
+#[track_caller]
+pub fn zeros(shape: impl Into<Shape>, dtype: Dtype) -> Array {
+    let shape = shape.into();
+    check_shape("zeros", &shape);
+    // SAFETY: pointer and length of a live slice
+    ffi::op("zeros", &[], |res, s| unsafe { sys::mlx_zeros(res, shape.as_ptr(), shape.len(), dtype.raw(), s) })
+}
+
+/// Ones of `shape`.
+#[track_caller]
+pub fn ones(shape: impl Into<Shape>, dtype: Dtype) -> Array {
+    let shape = shape.into();
+    check_shape("ones", &shape);
+    // SAFETY: pointer and length of a live slice
+    ffi::op("ones", &[], |res, s| unsafe { sys::mlx_ones(res, shape.as_ptr(), shape.len(), dtype.raw(), s) })
+}
+
+/// `value` broadcast to `shape`; `None` takes the value's own dtype (int32, float32 for numbers).
+#[track_caller]
+pub fn full(shape: impl Into<Shape>, value: impl Operand, dtype: Option<Dtype>) -> Array {
+    let shape = shape.into();
+    check_shape("full", &shape);
+    let value = match (value.arg(), dtype) {
+        (Arg::Scalar(s), Some(d)) => Array::scalar(s, d),
+        _ => single("full", &value).clone(),
+    };
+    let dtype = dtype.unwrap_or(value.dtype());
+    // SAFETY: valid handles; pointer and length of a live slice
+    ffi::op("full", &[&value], |res, s| unsafe {
+        sys::mlx_full(res, shape.as_ptr(), shape.len(), value.raw, dtype.raw(), s)
+    })
+}
+
+/// Zeros with shape and dtype of `a`.
+#[track_caller]
+pub fn zeros_like(a: &Array) -> Array {
+    // SAFETY: valid handles
+    ffi::op("zeros_like", &[a], |res, s| unsafe { sys::mlx_zeros_like(res, a.raw, s) })
+}
+
+/// Ones with shape and dtype of `a`.
+#[track_caller]
+pub fn ones_like(a: &Array) -> Array {
+    // SAFETY: valid handles
+    ffi::op("ones_like", &[a], |res, s| unsafe { sys::mlx_ones_like(res, a.raw, s) })
+}
+
+/// Numbers from `start` up to, not including, `stop`; `None` gives int32 for whole arguments of integer type, else float32.
+#[track_caller]
+pub fn arange(
+    start: impl Into<Scalar>,
+    stop: impl Into<Scalar>,
+    step: impl Into<Scalar>,
+    dtype: Option<Dtype>,
+) -> Array {
+    let args = [start.into(), stop.into(), step.into()];
+    let dtype = dtype.unwrap_or(if args.iter().any(|a| matches!(a, Scalar::Float(_) | Scalar::Complex(_))) {
+        Dtype::Float32
+    } else {
+        Dtype::Int32
+    });
+    let [start, stop, step] = args.map(|a| match a {
+        Scalar::Bool(v) => v as u8 as f64,
+        Scalar::Int(v) => v as f64,
+        Scalar::Float(v) => v,
+        Scalar::Complex(v) => v.re as f64,
+    });
+    // SAFETY: plain numbers
+    ffi::op("arange", &[], |res, s| unsafe { sys::mlx_arange(res, start, stop, step, dtype.raw(), s) })
+}
+
+/// `num` numbers from `start` to `stop`, both included.
+#[track_caller]
+pub fn linspace(start: f64, stop: f64, num: i32, dtype: Dtype) -> Array {
+    // SAFETY: plain numbers
+    ffi::op("linspace", &[], |res, s| unsafe { sys::mlx_linspace(res, start, stop, num, dtype.raw(), s) })
+}
+
+/// Ones on diagonal `k` of an `n` x `m` matrix.
+#[track_caller]
+pub fn eye(n: i32, m: Option<i32>, k: i32, dtype: Dtype) -> Array {
+    let m = m.unwrap_or(n);
+    check_shape("eye", &[n, m]);
+    // SAFETY: plain numbers
+    ffi::op("eye", &[], |res, s| unsafe { sys::mlx_eye(res, n, m, k, dtype.raw(), s) })
+}
+
+/// The `n` x `n` identity matrix.
+#[track_caller]
+pub fn identity(n: i32, dtype: Dtype) -> Array {
+    check_shape("identity", &[n, n]);
+    // SAFETY: plain numbers
+    ffi::op("identity", &[], |res, s| unsafe { sys::mlx_identity(res, n, dtype.raw(), s) })
+}
+
+/// Ones at and below diagonal `k` of an `n` x `m` matrix.
+#[track_caller]
+pub fn tri(n: i32, m: Option<i32>, k: i32, dtype: Dtype) -> Array {
+    let m = m.unwrap_or(n);
+    check_shape("tri", &[n, m]);
+    // SAFETY: plain numbers
+    ffi::op("tri", &[], |res, s| unsafe { sys::mlx_tri(res, n, m, k, dtype.raw(), s) })
+}
+
+/// `a` with zeros above diagonal `k`.
+#[track_caller]
+pub fn tril(a: &Array, k: i32) -> Array {
+    // SAFETY: valid handles
+    ffi::op("tril", &[a], |res, s| unsafe { sys::mlx_tril(res, a.raw, k, s) })
+}
+
+/// `a` with zeros below diagonal `k`.
+#[track_caller]
+pub fn triu(a: &Array, k: i32) -> Array {
+    // SAFETY: valid handles
+    ffi::op("triu", &[a], |res, s| unsafe { sys::mlx_triu(res, a.raw, k, s) })
+}

@@ -1,0 +1,229 @@
+//! Quantised weights: packing and products.
+
+use crate::dtype::Dtype;
+use crate::error::refuse;
+use crate::ops::matmul::batch_indices;
+use crate::{Array, ffi};
+use mlx_sys as sys;
+use std::ffi::CStr;
+
+/// How quantised values are coded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum QuantMode {
+    /// w = scale * q + bias; 2, 3, 4, 5, 6 or 8 bits, groups of 32, 64 or 128.
+    #[default]
+    Affine,
+    /// OCP microscaling, 4-bit e2m1 with a power-of-two scale for 32.
+    Mxfp4,
+    /// OCP microscaling, 8-bit e4m3 with a power-of-two scale for 32.
+    Mxfp8,
+    /// 4-bit e2m1 with an e4m3 scale for 16.
+    Nvfp4,
+}
+
+impl QuantMode {
+    pub fn name(self) -> &'static str {
+        match self {
+            QuantMode::Affine => "affine",
+            QuantMode::Mxfp4 => "mxfp4",
+            QuantMode::Mxfp8 => "mxfp8",
+            QuantMode::Nvfp4 => "nvfp4",
+        }
+    }
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Affine, Self::Mxfp4, Self::Mxfp8, Self::Nvfp4].into_iter().find(|m| m.name() == name)
+    }
+    fn c(self) -> &'static CStr {
+        match self {
+            QuantMode::Affine => c"affine",
+            QuantMode::Mxfp4 => c"mxfp4",
+            QuantMode::Mxfp8 => c"mxfp8",
+            QuantMode::Nvfp4 => c"nvfp4",
+        }
+    }
+    /// Default (group size, bits).
+    pub fn defaults(self) -> (i32, i32) {
+        match self {
+            QuantMode::Affine => (64, 4),
+            QuantMode::Mxfp4 => (32, 4),
+            QuantMode::Mxfp8 => (32, 8),
+            QuantMode::Nvfp4 => (16, 4),
+        }
+    }
+}
+
+/// Group size, bits and mode of a quantised array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Quant {
+    pub group_size: i32,
+    pub bits: i32,
+    pub mode: QuantMode,
+}
+
+impl Default for Quant {
+    fn default() -> Self {
+        Quant::of_mode(QuantMode::Affine)
+    }
+}
+
+impl Quant {
+    pub fn affine(group_size: i32, bits: i32) -> Self {
+        Quant { group_size, bits, mode: QuantMode::Affine }
+    }
+    /// The mode's default group size and bits.
+    pub fn of_mode(mode: QuantMode) -> Self {
+        let (group_size, bits) = mode.defaults();
+        Quant { group_size, bits, mode }
+    }
+
+    /// Whether MLX knows this combination; anything else would divide by zero inside it.
+    pub fn is_valid(self) -> bool {
+        match self.mode {
+            QuantMode::Affine => matches!(self.group_size, 32 | 64 | 128) && matches!(self.bits, 2..=6 | 8),
+            mode => (self.group_size, self.bits) == mode.defaults(),
+        }
+    }
+
+    /// Unpacked width of a packed last dimension.
+    pub fn unpacked(self, words: i32) -> i32 {
+        (words as i64 * 32 / self.bits.max(1) as i64) as i32
+    }
+
+    #[track_caller]
+    fn check(self, op: &str) {
+        if !self.is_valid() {
+            refuse(op, format!("{self:?} is not supported"));
+        }
+    }
+    fn c(self) -> (sys::mlx_optional_int, sys::mlx_optional_int, *const std::ffi::c_char) {
+        (ffi::optional_int(Some(self.group_size)), ffi::optional_int(Some(self.bits)), self.mode.c().as_ptr())
+    }
+}
+
+/// Packs `w` [..., K] along the last axis: (packed uint32, scales, biases); biases only in affine mode.
+#[track_caller]
+pub fn quantize(w: &Array, q: Quant) -> (Array, Array, Option<Array>) {
+    q.check("quantize");
+    let (g, b, m) = q.c();
+    // SAFETY: valid handles; null global scale is allowed
+    let mut v = ffi::op_many("quantize", &[w], |res, s| unsafe {
+        sys::mlx_quantize(res, w.raw, g, b, m, crate::array::NULL, s)
+    })
+    .into_iter();
+    match (v.next(), v.next(), v.next()) {
+        (Some(w), Some(s), b) => (w, s, b),
+        _ => refuse("quantize", "at least two results expected"),
+    }
+}
+
+/// The dense form of a quantised array; `None` takes the scales' dtype.
+#[track_caller]
+pub fn dequantize(w: &Array, scales: &Array, biases: Option<&Array>, q: Quant, dtype: Option<Dtype>) -> Array {
+    q.check("dequantize");
+    check_packed("dequantize", w, scales, biases, q);
+    let (g, b, m) = q.c();
+    // SAFETY: valid or null handles where null is allowed
+    ffi::op("dequantize", &[w, scales], |res, s| unsafe {
+        sys::mlx_dequantize(
+            res,
+            w.raw,
+            scales.raw,
+            ffi::nullable(biases),
+            g,
+            b,
+            m,
+            crate::array::NULL,
+            ffi::optional_dtype(dtype),
+            s,
+        )
+    })
+}
+
+#[track_caller]
+fn check_packed(op: &str, w: &Array, scales: &Array, biases: Option<&Array>, q: Quant) {
+    let fits = w.ndim() >= 2
+        && w.dtype() == Dtype::Uint32
+        && scales.ndim() == w.ndim()
+        && scales.dim(-2) == w.dim(-2)
+        && q.unpacked(w.dim(-1)) as i64 == scales.dim(-1) as i64 * q.group_size as i64
+        && (q.mode == QuantMode::Affine) == biases.is_some()
+        && biases.is_none_or(|b| b.shape() == scales.shape());
+    if !fits {
+        refuse(
+            op,
+            format!(
+                "packed {:?} {}, scales {:?}, biases {:?} do not belong to {q:?}",
+                w.shape(),
+                w.dtype(),
+                scales.shape(),
+                biases.map(Array::shape)
+            ),
+        );
+    }
+}
+
+/// `x @ dequantize(w)`, with `transpose` `x @ dequantize(w).T` as in a linear layer.
+#[track_caller]
+pub fn quantized_matmul(
+    x: &Array,
+    w: &Array,
+    scales: &Array,
+    biases: Option<&Array>,
+    transpose: bool,
+    q: Quant,
+) -> Array {
+    q.check("quantized_matmul");
+    check_packed("quantized_matmul", w, scales, biases, q);
+    let (g, b, m) = q.c();
+    // SAFETY: valid or null handles where null is allowed
+    ffi::op("quantized_matmul", &[x, w, scales], |res, s| unsafe {
+        sys::mlx_quantized_matmul(res, x.raw, w.raw, scales.raw, ffi::nullable(biases), transpose, g, b, m, s)
+    })
+}
+
+/// Which matrices of a batch [`gather_qmm`] multiplies.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Gather<'a> {
+    /// Indices into the batch axes of `x`.
+    pub lhs: Option<&'a Array>,
+    /// Indices into the batch axes of `w`.
+    pub rhs: Option<&'a Array>,
+    /// Whether `rhs` is sorted, which some backends use.
+    pub sorted: bool,
+}
+
+/// Quantised [`gather_mm`](crate::gather_mm); indices out of range are clipped.
+#[track_caller]
+pub fn gather_qmm(
+    x: &Array,
+    w: &Array,
+    scales: &Array,
+    biases: Option<&Array>,
+    gather: Gather<'_>,
+    transpose: bool,
+    q: Quant,
+) -> Array {
+    q.check("gather_qmm");
+    check_packed("gather_qmm", w, scales, biases, q);
+    let (g, b, m) = q.c();
+    let (l, r) = (batch_indices("gather_qmm", x, gather.lhs), batch_indices("gather_qmm", w, gather.rhs));
+    let (l, r) = (ffi::nullable(l.as_ref()), ffi::nullable(r.as_ref()));
+    // SAFETY: valid or null handles where null is allowed; indices are in range
+    ffi::op("gather_qmm", &[x, w, scales], |res, s| unsafe {
+        sys::mlx_gather_qmm(
+            res,
+            x.raw,
+            w.raw,
+            scales.raw,
+            ffi::nullable(biases),
+            l,
+            r,
+            transpose,
+            g,
+            b,
+            m,
+            gather.sorted,
+            s,
+        )
+    })
+}

@@ -1,0 +1,235 @@
+//! Ops that change shape or order, not values.
+
+use crate::Array;
+use crate::error::refuse;
+use crate::ffi::{self, VectorArray};
+use crate::ops::reduce::resolve;
+use crate::scalar::{Operand, weak};
+use crate::shape::{Axes, Shape};
+use mlx_sys as sys;
+use std::borrow::Borrow;
+
+impl Array {
+    /// The same elements in another shape; one dimension may be -1.
+    #[track_caller]
+    #[must_use]
+    pub fn reshape(&self, shape: impl Into<Shape>) -> Array {
+        let shape = shape.into();
+        if shape.iter().any(|&d| d < -1) || shape.iter().filter(|&&d| d == -1).count() > 1 {
+            refuse("reshape", format!("shape {:?} is not allowed for {:?}", &shape[..], self.shape()));
+        }
+        // SAFETY: valid handles; pointer and length of a live slice
+        ffi::op("reshape", &[self], |res, s| unsafe { sys::mlx_reshape(res, self.raw, shape.as_ptr(), shape.len(), s) })
+    }
+
+    /// Axes in another order; `()` reverses them.
+    #[track_caller]
+    #[must_use]
+    pub fn transpose(&self, axes: impl Into<Axes>) -> Array {
+        match axes.into() {
+            // SAFETY: valid handles
+            Axes::All => ffi::op("transpose", &[self], |res, s| unsafe { sys::mlx_transpose(res, self.raw, s) }),
+            Axes::Some(axes) => ffi::op("transpose", &[self], |res, s| unsafe {
+                sys::mlx_transpose_axes(res, self.raw, axes.as_ptr(), axes.len(), s)
+            }),
+        }
+    }
+
+    /// All axes reversed (`array.T`).
+    #[track_caller]
+    #[must_use]
+    pub fn t(&self) -> Array {
+        self.transpose(())
+    }
+
+    #[track_caller]
+    #[must_use]
+    pub fn swapaxes(&self, a: i32, b: i32) -> Array {
+        // SAFETY: valid handles
+        ffi::op("swapaxes", &[self], |res, s| unsafe { sys::mlx_swapaxes(res, self.raw, a, b, s) })
+    }
+
+    #[track_caller]
+    #[must_use]
+    pub fn moveaxis(&self, source: i32, destination: i32) -> Array {
+        // SAFETY: valid handles
+        ffi::op("moveaxis", &[self], |res, s| unsafe { sys::mlx_moveaxis(res, self.raw, source, destination, s) })
+    }
+
+    /// Merges the axes `start..=end` into one.
+    #[track_caller]
+    #[must_use]
+    pub fn flatten(&self, start: i32, end: i32) -> Array {
+        // SAFETY: valid handles
+        ffi::op("flatten", &[self], |res, s| unsafe { sys::mlx_flatten(res, self.raw, start, end, s) })
+    }
+
+    /// Splits one axis into several; one dimension may be -1.
+    #[track_caller]
+    #[must_use]
+    pub fn unflatten(&self, axis: i32, shape: impl Into<Shape>) -> Array {
+        let shape = shape.into();
+        if shape.iter().any(|&d| d < -1) {
+            refuse("unflatten", format!("shape {:?} is not allowed", &shape[..]));
+        }
+        // SAFETY: valid handles; pointer and length of a live slice
+        ffi::op("unflatten", &[self], |res, s| unsafe {
+            sys::mlx_unflatten(res, self.raw, axis, shape.as_ptr(), shape.len(), s)
+        })
+    }
+
+    /// Inserts axes of size 1 at these places of the result.
+    #[track_caller]
+    #[must_use]
+    pub fn expand_dims(&self, axes: impl Into<Axes>) -> Array {
+        match axes.into() {
+            Axes::All => self.clone(),
+            // SAFETY: valid handles
+            Axes::Some(axes) => ffi::op("expand_dims", &[self], |res, s| unsafe {
+                sys::mlx_expand_dims_axes(res, self.raw, axes.as_ptr(), axes.len(), s)
+            }),
+        }
+    }
+
+    /// Removes axes of size 1; `()` removes all of them.
+    #[track_caller]
+    #[must_use]
+    pub fn squeeze(&self, axes: impl Into<Axes>) -> Array {
+        match axes.into() {
+            // SAFETY: valid handles
+            Axes::All => ffi::op("squeeze", &[self], |res, s| unsafe { sys::mlx_squeeze(res, self.raw, s) }),
+            Axes::Some(axes) => ffi::op("squeeze", &[self], |res, s| unsafe {
+                sys::mlx_squeeze_axes(res, self.raw, axes.as_ptr(), axes.len(), s)
+            }),
+        }
+    }
+
+    /// Splits into `parts` equal parts along `axis`.
+    #[track_caller]
+    pub fn split(&self, parts: i32, axis: i32) -> Vec<Array> {
+        // SAFETY: valid handles
+        ffi::op_many("split", &[self], |res, s| unsafe { sys::mlx_split(res, self.raw, parts, axis, s) })
+    }
+
+    /// Splits before each of the `indices` along `axis`.
+    #[track_caller]
+    pub fn split_at(&self, indices: &[i32], axis: i32) -> Vec<Array> {
+        // SAFETY: valid handles; pointer and length of a live slice
+        ffi::op_many("split", &[self], |res, s| unsafe {
+            sys::mlx_split_sections(res, self.raw, indices.as_ptr(), indices.len(), axis, s)
+        })
+    }
+}
+
+/// `a` repeated along new or size-1 axes.
+#[track_caller]
+pub fn broadcast_to(a: &Array, shape: impl Into<Shape>) -> Array {
+    let shape = shape.into();
+    crate::ops::creation::check_shape("broadcast_to", &shape);
+    // SAFETY: valid handles; pointer and length of a live slice
+    ffi::op("broadcast_to", &[a], |res, s| unsafe { sys::mlx_broadcast_to(res, a.raw, shape.as_ptr(), shape.len(), s) })
+}
+
+/// Joins arrays along an existing axis.
+#[track_caller]
+pub fn concatenate<A: Borrow<Array>>(arrays: &[A], axis: i32) -> Array {
+    let refs: smallvec::SmallVec<[&Array; 8]> = arrays.iter().map(Borrow::borrow).collect();
+    let v = VectorArray::from_arrays(refs.iter().copied());
+    // SAFETY: valid handles
+    ffi::op("concatenate", &refs, |res, s| unsafe { sys::mlx_concatenate_axis(res, v.raw, axis, s) })
+}
+
+/// Joins arrays along a new axis.
+#[track_caller]
+pub fn stack<A: Borrow<Array>>(arrays: &[A], axis: i32) -> Array {
+    let refs: smallvec::SmallVec<[&Array; 8]> = arrays.iter().map(Borrow::borrow).collect();
+    let v = VectorArray::from_arrays(refs.iter().copied());
+    // SAFETY: valid handles
+    ffi::op("stack", &refs, |res, s| unsafe { sys::mlx_stack_axis(res, v.raw, axis, s) })
+}
+
+/// Each element `repeats` times along `axis`; `None` over the flat array.
+#[track_caller]
+pub fn repeat(a: &Array, repeats: i32, axis: impl Into<Option<i32>>) -> Array {
+    // SAFETY: valid handles
+    ffi::op("repeat", &[a], |res, s| unsafe {
+        match axis.into() {
+            None => sys::mlx_repeat(res, a.raw, repeats, s),
+            Some(axis) => sys::mlx_repeat_axis(res, a.raw, repeats, axis, s),
+        }
+    })
+}
+
+/// The whole array repeated along each axis.
+#[track_caller]
+pub fn tile(a: &Array, reps: impl Into<Shape>) -> Array {
+    let reps = reps.into();
+    // SAFETY: valid handles; pointer and length of a live slice
+    ffi::op("tile", &[a], |res, s| unsafe { sys::mlx_tile(res, a.raw, reps.as_ptr(), reps.len(), s) })
+}
+
+/// How the new elements of [`pad`] come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PadMode {
+    #[default]
+    Constant,
+    /// The outermost element repeated.
+    Edge,
+}
+
+/// Adds `(before, after)` elements on each axis.
+#[track_caller]
+pub fn pad(a: &Array, widths: &[(i32, i32)], value: impl Operand, mode: PadMode) -> Array {
+    if widths.len() != a.ndim() || widths.iter().any(|&(l, h)| l < 0 || h < 0) {
+        refuse("pad", format!("widths {widths:?} do not fit shape {:?}", a.shape()));
+    }
+    let value = match value.arg() {
+        crate::scalar::Arg::Array(v) => v.clone(),
+        crate::scalar::Arg::Scalar(s) => weak("pad", s, a.dtype()),
+    };
+    let axes: Vec<i32> = (0..a.ndim() as i32).collect();
+    let (low, high): (Vec<i32>, Vec<i32>) = widths.iter().copied().unzip();
+    let mode = match mode {
+        PadMode::Constant => c"constant",
+        PadMode::Edge => c"edge",
+    };
+    // SAFETY: valid handles; pointers and lengths of live slices
+    ffi::op("pad", &[a], |res, s| unsafe {
+        sys::mlx_pad(
+            res,
+            a.raw,
+            axes.as_ptr(),
+            axes.len(),
+            low.as_ptr(),
+            low.len(),
+            high.as_ptr(),
+            high.len(),
+            value.raw,
+            mode.as_ptr(),
+            s,
+        )
+    })
+}
+
+/// Shifts elements along the axes, around the end.
+#[track_caller]
+pub fn roll(a: &Array, shift: impl Into<Shape>, axes: impl Into<Axes>) -> Array {
+    let shift = shift.into();
+    // SAFETY: valid handles; pointers and lengths of live slices
+    match axes.into() {
+        Axes::All => {
+            ffi::op("roll", &[a], |res, s| unsafe { sys::mlx_roll(res, a.raw, shift.as_ptr(), shift.len(), s) })
+        }
+        Axes::Some(axes) => ffi::op("roll", &[a], |res, s| unsafe {
+            sys::mlx_roll_axes(res, a.raw, shift.as_ptr(), shift.len(), axes.as_ptr(), axes.len(), s)
+        }),
+    }
+}
+
+/// Reverses the order along the axes.
+#[track_caller]
+pub fn flip(a: &Array, axes: impl Into<Axes>) -> Array {
+    let axes = resolve("flip", a, axes);
+    // SAFETY: valid handles; axes are in range
+    ffi::op("flip", &[a], |res, s| unsafe { sys::mlx_flip_axes(res, a.raw, axes.as_ptr(), axes.len(), s) })
+}

@@ -1,0 +1,5 @@
+//! Function transforms and evaluation.
+
+mod eval;
+
+pub use eval::*;
