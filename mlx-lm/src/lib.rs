@@ -1,3 +1,5 @@
 //! Language models on MLX.
+pub mod config;
 pub mod error;
+pub mod weights;
 pub use error::{Error, Result};

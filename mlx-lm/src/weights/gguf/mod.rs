@@ -1,0 +1,14 @@
+//! GGUF files: the header and metadata ([`Gguf`]), block formats ([`blocks`]), the exact mapping to MLX's packed
+//! forms ([`affine`]), and the mapping of names and metadata to Hugging Face's ([`model`], tables in [`arch`]).
+pub mod affine;
+pub mod arch;
+pub mod blocks;
+mod config;
+pub mod model;
+mod parse;
+mod types;
+mod value;
+
+pub use parse::{Gguf, GgufTensor};
+pub use types::GgmlType;
+pub use value::{Array, Value};

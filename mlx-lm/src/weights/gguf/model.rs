@@ -1,0 +1,369 @@
+//! A GGUF file as a model: Hugging Face names, MLX's packed form, a config.
+//!
+//! Everything is decided from the headers; bytes are converted when asked for, one tensor part at a time.
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value as Json;
+
+use super::affine::{self, Form};
+use super::arch::{ARCHS, Arch, MIXTRAL, NOT_WEIGHTS};
+use super::config::{self, Facts};
+use super::parse::{Gguf, GgufTensor};
+use super::types::GgmlType;
+use super::value::Value;
+use crate::config::{QuantConfig, QuantMode, QuantParams};
+use crate::weights::{Bytes, Dtype, TensorInfo};
+use crate::{Error, Result};
+
+/// Types for what a GGUF converts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GgufOptions {
+    /// Scales and biases of packed tensors; `None`: the smallest type that holds them exactly (f16 for the legacy
+    /// types, f32 for Q4_K and Q5_K).
+    pub scales: Option<Dtype>,
+    /// What types without packed form are dequantised to: F16 (Python's choice), BF16 or F32.
+    pub dense: Dtype,
+}
+
+impl Default for GgufOptions {
+    fn default() -> Self {
+        GgufOptions { scales: None, dense: Dtype::F16 }
+    }
+}
+
+/// An open GGUF model, possibly of several parts.
+#[derive(Debug)]
+pub struct GgufModel {
+    parts: Vec<Gguf>,
+    config: Json,
+    outputs: BTreeMap<String, Output>,
+}
+
+/// One tensor as the loader sees it.
+#[derive(Debug)]
+struct Output {
+    info: TensorInfo,
+    /// Their rows are joined.
+    sources: Vec<Source>,
+    piece: Piece,
+}
+
+#[derive(Clone, Debug)]
+struct Source {
+    part: usize,
+    tensor: usize,
+    /// Undo llama.cpp's row order for this many heads.
+    heads: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Piece {
+    Weight,
+    Scales,
+    Biases,
+    /// Dense values, minus this offset (gemma's norms).
+    Dense(f32),
+}
+
+impl GgufModel {
+    /// Opens a file (or the first of `…-00001-of-0000n.gguf`) and maps its names and metadata.
+    ///
+    /// Errors: an architecture without table, a tensor the table does not know, a type that cannot be read.
+    pub fn open(path: &Path, options: GgufOptions) -> Result<GgufModel> {
+        let first = Gguf::open(path)?;
+        let count = first.get("split.count").and_then(Value::as_usize).unwrap_or(1);
+        let mut parts = vec![first];
+        for i in 2..=count {
+            parts.push(Gguf::open(sibling(path, i, count)?)?);
+        }
+        GgufModel::new(parts, options)
+    }
+
+    /// From parsed parts, the first with the metadata.
+    pub fn new(parts: Vec<Gguf>, options: GgufOptions) -> Result<GgufModel> {
+        let Some(first) = parts.first() else {
+            return Err(Error::Request("a GGUF model has at least one file".into()));
+        };
+        let name = first.architecture()?.to_owned();
+        let arch = arch(&name, &parts)?;
+        let facts = Facts::new(&parts, &name);
+        let mut map = config::build(&facts, &arch)?;
+        let mut builder =
+            Builder { parts: &parts, options, arch, map: &map, outputs: BTreeMap::new(), quant: BTreeMap::new() };
+        builder.all()?;
+        let Builder { outputs, quant, .. } = builder;
+        if let Some(q) = quantization(quant) {
+            map.insert("quantization".into(), q.to_json());
+        }
+        Ok(GgufModel { parts, config: Json::Object(map), outputs })
+    }
+
+    /// The config that the metadata amounts to, `quantization` included.
+    pub fn config(&self) -> &Json {
+        &self.config
+    }
+    pub fn parts(&self) -> &[Gguf] {
+        &self.parts
+    }
+    /// Metadata of the first part.
+    pub fn metadata(&self) -> &BTreeMap<String, Value> {
+        &self.parts[0].metadata
+    }
+    pub fn infos(&self) -> impl Iterator<Item = &TensorInfo> {
+        self.outputs.values().map(|o| &o.info)
+    }
+
+    /// The bytes of a tensor by its new name.
+    pub fn bytes(&self, name: &str) -> Result<Bytes> {
+        let fail = |message: String| Error::tensor(name, message);
+        let output = self.outputs.get(name).ok_or_else(|| fail("is not in the file".into()))?;
+        if let ([source], true) = (&output.sources[..], output.piece == Piece::Dense(0.0)) {
+            let (raw, tensor) = self.raw(source).ok_or_else(|| fail("is outside of the file".into()))?;
+            if source.heads.is_none() && plain(tensor.ty) == Some(output.info.dtype) {
+                return Ok(raw);
+            }
+        }
+        let mut all = Vec::with_capacity(output.info.nbytes());
+        for source in &output.sources {
+            let (raw, tensor) = self.raw(source).ok_or_else(|| fail("is outside of the file".into()))?;
+            let mut bytes = match output.piece {
+                Piece::Weight => affine::weight(tensor.ty, &raw),
+                Piece::Scales => affine::scales(tensor.ty, &raw, output.info.dtype),
+                Piece::Biases => affine::biases(tensor.ty, &raw, output.info.dtype),
+                Piece::Dense(offset) => dense(tensor.ty, &raw, output.info.dtype, offset),
+            }
+            .map_err(|m| fail(format!("{m} (GGUF name {})", tensor.name)))?;
+            if let Some(heads) = source.heads {
+                let rows = tensor.shape.first().copied().unwrap_or(0);
+                bytes = affine::unpermute(&bytes, rows, heads).map_err(fail)?;
+            }
+            all.extend(bytes);
+        }
+        Ok(all.into())
+    }
+
+    fn raw(&self, source: &Source) -> Option<(Bytes, &GgufTensor)> {
+        let part = self.parts.get(source.part)?;
+        let tensor = part.tensors.get(source.tensor)?;
+        Some((part.bytes(tensor)?, tensor))
+    }
+}
+
+/// This is the first of several parts.
+pub(in crate::weights) fn first_part(path: &Path) -> bool {
+    path.file_name().is_some_and(|n| n.to_string_lossy().contains("-00001-of-"))
+}
+
+fn sibling(path: &Path, i: usize, count: usize) -> Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let tail = format!("-00001-of-{count:05}.gguf");
+    let stem = name.strip_suffix(&tail);
+    let stem =
+        stem.ok_or_else(|| Error::file(path, format!("is one of {count} parts: open the first, named …{tail}")))?;
+    Ok(path.with_file_name(format!("{stem}-{i:05}-of-{count:05}.gguf")))
+}
+
+fn arch(name: &str, parts: &[Gguf]) -> Result<Arch> {
+    let experts = parts[0].get(&format!("{name}.expert_count")).and_then(Value::as_usize).unwrap_or(0);
+    if name == "llama" && experts > 0 {
+        return Ok(MIXTRAL);
+    }
+    ARCHS.iter().find(|a| a.name == name).copied().ok_or_else(|| Error::Unsupported {
+        what: "GGUF architecture",
+        name: name.into(),
+        message: format!("known: {}", ARCHS.iter().map(|a| a.name).collect::<Vec<_>>().join(", ")),
+    })
+}
+
+/// The dtype of a type that is not quantised.
+fn plain(ty: GgmlType) -> Option<Dtype> {
+    match ty {
+        GgmlType::F32 => Some(Dtype::F32),
+        GgmlType::F16 => Some(Dtype::F16),
+        GgmlType::BF16 => Some(Dtype::BF16),
+        _ => None,
+    }
+}
+
+fn dense(ty: GgmlType, raw: &[u8], dtype: Dtype, offset: f32) -> Result<Vec<u8>, String> {
+    if offset == 0.0 {
+        return match plain(ty) {
+            Some(same) if same == dtype => Ok(raw.to_vec()),
+            _ => affine::dense(ty, raw, dtype),
+        };
+    }
+    let mut values = vec![0f32; raw.len() / ty.block_bytes() * ty.block()];
+    super::blocks::dequantize(ty, raw, &mut values)?;
+    values.iter_mut().for_each(|v| *v -= offset);
+    let mut out = vec![0u8; values.len() * dtype.size()];
+    affine::narrow(&values, dtype, &mut out)?;
+    Ok(out)
+}
+
+struct Builder<'a> {
+    parts: &'a [Gguf],
+    options: GgufOptions,
+    arch: Arch,
+    map: &'a serde_json::Map<String, Json>,
+    outputs: BTreeMap<String, Output>,
+    quant: BTreeMap<String, QuantParams>,
+}
+
+impl Builder<'_> {
+    fn all(&mut self) -> Result<()> {
+        for (p, part) in self.parts.iter().enumerate() {
+            for (t, tensor) in part.tensors.iter().enumerate() {
+                let name = &tensor.name;
+                if NOT_WEIGHTS.contains(&name.as_str()) || (self.arch.name == "olmo" && olmo_part(name)) {
+                    continue;
+                }
+                let target = self.arch.rename(name).ok_or_else(|| {
+                    Error::tensor(
+                        name,
+                        format!("is not known of architecture {} ({})", self.arch.name, part.path.display()),
+                    )
+                })?;
+                let source = self.source(p, t, tensor)?;
+                self.add(target, vec![source])?;
+            }
+        }
+        if self.arch.name == "olmo" { self.olmo() } else { Ok(()) }
+    }
+
+    /// OLMo's layout joins q, k, v and up, gate.
+    fn olmo(&mut self) -> Result<()> {
+        for i in 0..self.map.get("n_layers").and_then(Json::as_u64).unwrap_or(0) {
+            for (to, from) in
+                [("att_proj", &["attn_q", "attn_k", "attn_v"][..]), ("ff_proj", &["ffn_up", "ffn_gate"][..])]
+            {
+                let mut sources = vec![];
+                for stem in from {
+                    let name = format!("blk.{i}.{stem}.weight");
+                    let found = self.parts.iter().enumerate().find_map(|(p, part)| {
+                        let t = part.tensors.iter().position(|t| t.name == name)?;
+                        Some((p, t, &part.tensors[t]))
+                    });
+                    let (p, t, tensor) = found.ok_or_else(|| Error::tensor(&name, "missing"))?;
+                    sources.push(self.source(p, t, tensor)?);
+                }
+                self.add(format!("{}{i}.{to}.weight", self.arch.layers), sources)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn source(&self, part: usize, tensor: usize, info: &GgufTensor) -> Result<Source> {
+        let stem = info.name.rsplit_once('.').map_or("", |(s, _)| s);
+        let key = match stem.rsplit_once('.').map_or("", |(_, s)| s) {
+            "attn_q" if self.arch.permuted => "attention.head_count",
+            "attn_k" if self.arch.permuted => "attention.head_count_kv",
+            _ => return Ok(Source { part, tensor, heads: None }),
+        };
+        let facts = Facts::new(self.parts, self.arch.name);
+        let count = facts.get(key).or_else(|| facts.get("attention.head_count"));
+        let heads = count.and_then(|v| match v {
+            // one count per layer
+            Value::Array(a) => match a {
+                super::Array::Int(list) => {
+                    let layer: usize = info.name.strip_prefix("blk.")?.split('.').next()?.parse().ok()?;
+                    usize::try_from(*list.get(layer)?).ok()
+                }
+                _ => None,
+            },
+            v => v.as_usize(),
+        });
+        let heads = heads
+            .filter(|h| *h > 0)
+            .ok_or_else(|| Error::config(format!("{}.{key}", self.arch.name), "missing or not a count"))?;
+        let rows = info.shape.first().copied().unwrap_or(0);
+        if rows % (2 * heads) != 0 {
+            return Err(Error::tensor(
+                &info.name,
+                format!("{rows} rows do not split into {heads} heads of an even size"),
+            ));
+        }
+        Ok(Source { part, tensor, heads: Some(heads) })
+    }
+
+    /// Adds a tensor under its new name: dense, or as weight, scales and biases.
+    fn add(&mut self, name: String, sources: Vec<Source>) -> Result<()> {
+        let tensors: Vec<&GgufTensor> = sources.iter().map(|s| &self.parts[s.part].tensors[s.tensor]).collect();
+        let first = tensors[0];
+        let mut shape = first.shape.clone();
+        if tensors.iter().any(|t| t.shape.get(1..) != first.shape.get(1..) || t.shape.len() != first.shape.len()) {
+            return Err(Error::tensor(&name, "the tensors to join have different row lengths"));
+        }
+        if let (Some(rows), true) = (shape.first_mut(), tensors.len() > 1) {
+            *rows = tensors.iter().map(|t| t.shape[0]).sum();
+        }
+        let same = tensors.iter().all(|t| t.ty == first.ty);
+        let form = affine::form(first.ty).ok_or_else(|| Error::Unsupported {
+            what: "GGUF tensor type",
+            name: first.ty.name().into(),
+            message: format!("tensor {}", first.name),
+        })?;
+        let path = name.strip_suffix(".weight");
+        let norm = self.arch.norm_plus_one && first.name.ends_with("norm.weight");
+        match (form, path) {
+            (Form::Packed { params, scales }, Some(path)) if same && shape.len() >= 2 && !norm => {
+                let scales = match params.mode {
+                    QuantMode::Affine => self.options.scales.unwrap_or(scales),
+                    _ => scales,
+                };
+                let cols = shape.pop().unwrap_or(0);
+                let with = |n: usize| [&shape[..], &[n]].concat();
+                let (words, groups) = (with(cols * params.bits / 32), with(cols / params.group_size));
+                let path = path.to_owned();
+                if params.mode == QuantMode::Affine {
+                    self.insert(format!("{path}.biases"), scales, groups.clone(), &sources, Piece::Biases)?;
+                }
+                self.insert(format!("{path}.scales"), scales, groups, &sources, Piece::Scales)?;
+                self.insert(name, Dtype::U32, words, &sources, Piece::Weight)?;
+                self.quant.insert(path, params);
+                Ok(())
+            }
+            _ => {
+                // short convolutions: [C, K] -> [C, K, 1]
+                if name.ends_with("conv.conv.weight") && shape.len() == 2 {
+                    shape.push(1);
+                }
+                let dtype = if same { plain(first.ty).unwrap_or(self.options.dense) } else { self.options.dense };
+                self.insert(name, dtype, shape, &sources, Piece::Dense(if norm { 1.0 } else { 0.0 }))
+            }
+        }
+    }
+
+    fn insert(
+        &mut self,
+        name: String,
+        dtype: Dtype,
+        shape: Vec<usize>,
+        sources: &[Source],
+        piece: Piece,
+    ) -> Result<()> {
+        let (part, tensor) = (&self.parts[sources[0].part], sources[0].tensor);
+        let range = part.tensors[tensor].range.clone();
+        let info = TensorInfo { name: name.clone(), dtype, shape, file: part.path.clone(), range };
+        match self.outputs.insert(name.clone(), Output { info, sources: sources.to_vec(), piece }) {
+            None => Ok(()),
+            Some(_) => Err(Error::tensor(name, "two tensors of the file have this name here")),
+        }
+    }
+}
+
+fn olmo_part(name: &str) -> bool {
+    ["attn_q.", "attn_k.", "attn_v.", "ffn_up.", "ffn_gate."].iter().any(|s| name.contains(s))
+}
+
+/// The most frequent parameters are the default, the others are listed.
+fn quantization(found: BTreeMap<String, QuantParams>) -> Option<QuantConfig> {
+    let mut counts: BTreeMap<QuantParams, usize> = BTreeMap::new();
+    for params in found.values() {
+        *counts.entry(*params).or_default() += 1;
+    }
+    let default = counts.into_iter().max_by_key(|(_, n)| *n)?.0;
+    let mut config = QuantConfig::new(default);
+    config.overrides = found.into_iter().filter(|(_, p)| *p != default).map(|(k, p)| (k, Some(p))).collect();
+    Some(config)
+}
