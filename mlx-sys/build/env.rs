@@ -1,56 +1,91 @@
 //! Every environment variable the build reads, and what cargo says about the target.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsString, path::PathBuf};
+
+/// What a change of makes the build run again. (`CMAKE`, `CXX` and the like: the crates `cmake` and `cc`.)
+pub const VARIABLES: [&str; 11] = [
+    "MLX_SYS_CACHE",
+    "XDG_CACHE_HOME",
+    "MLX_SYS_PYTHON",
+    "MLX_SYS_BLAS",
+    "MLX_DIR",
+    "MLX_SOURCE_DIR",
+    "MLX_C_SOURCE_DIR",
+    "MLX_OFFLINE",
+    "CARGO_NET_OFFLINE",
+    "DOCS_RS",
+    "CMAKE",
+];
 
 /// The settings of one build.
+#[derive(Clone, Debug)]
 pub struct Env {
-    /// `MLX_SYS_CACHE`, else `$XDG_CACHE_HOME/mlx-sys`, else `~/.cache/mlx-sys`.
+    /// `MLX_SYS_CACHE`, else `$XDG_CACHE_HOME/mlx-sys`, else `~/Library/Caches/mlx-sys` on macOS and
+    /// `~/.cache/mlx-sys` elsewhere.
     pub cache: PathBuf,
-    /// `MLX_SYS_PYTHON`: the interpreter that runs pip (default `python3`).
+    /// `MLX_SYS_PYTHON`: the interpreter that runs pip and may hold an MLX wheel; default `python3`.
     pub python: PathBuf,
-    /// `MLX_OFFLINE` or cargo's own offline switch: nothing is downloaded.
+    /// `MLX_OFFLINE`, or cargo's `CARGO_NET_OFFLINE`: nothing is downloaded.
     pub offline: bool,
-    /// `MLX_SYS_BLAS=reference` keeps the BLAS of the MLX wheel; default OpenBLAS.
+    /// Off with `MLX_SYS_BLAS=reference`: keeps the slow BLAS of MLX's Linux wheels.
     pub openblas: bool,
+    /// `MLX_DIR`: a prefix with MLX's `include/` and `lib/`.
+    pub mlx_dir: Option<PathBuf>,
+    /// `MLX_SOURCE_DIR`: MLX's source tree, for the feature `source`.
+    pub mlx_source: Option<PathBuf>,
+    /// `MLX_C_SOURCE_DIR`: mlx-c's source tree, in place of the one cargo fetches.
+    pub mlxc_source: Option<PathBuf>,
+    /// Off with the feature `no-link` or on docs.rs: the crate then has no library and links none.
+    pub link: bool,
+    /// Feature `cuda`.
+    pub cuda: bool,
+    /// Feature `source`.
+    pub source: bool,
     pub manifest: PathBuf,
-    pub out: PathBuf,
     pub cargo: PathBuf,
-    pub os: String,
-    pub arch: String,
+    /// The target as `linux-x86_64`; the machine that builds likewise.
+    pub target: String,
+    pub host: String,
+    /// `gnu`, `musl`, or empty.
+    pub abi: String,
 }
 
-const VARIABLES: [&str; 6] =
-    ["MLX_SYS_CACHE", "XDG_CACHE_HOME", "MLX_SYS_PYTHON", "MLX_OFFLINE", "CARGO_NET_OFFLINE", "MLX_SYS_BLAS"];
-
 impl Env {
-    pub fn read() -> Result<Env, String> {
-        for v in VARIABLES {
-            println!("cargo:rerun-if-env-changed={v}");
+    /// Reads the settings through `get` (the process environment, or a test's).
+    pub fn read(get: impl Fn(&str) -> Option<OsString>) -> Result<Env, String> {
+        let path = |name: &str| get(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let text = |name: &str| get(name).unwrap_or_default().to_string_lossy().into_owned();
+        let blas = text("MLX_SYS_BLAS");
+        if !matches!(blas.as_str(), "" | "openblas" | "reference") {
+            return Err(format!("MLX_SYS_BLAS is {blas:?}; it may be \"openblas\" or \"reference\""));
         }
-        let path = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let need = |name: &str| path(name).ok_or_else(|| format!("{name} is not set; this is a cargo build script"));
-        let text = |name: &str| env::var(name).unwrap_or_default();
+        let target = format!("{}-{}", text("CARGO_CFG_TARGET_OS"), text("CARGO_CFG_TARGET_ARCH"));
+        let caches = if target.starts_with("macos") { "Library/Caches" } else { ".cache" };
         let cache = match path("MLX_SYS_CACHE") {
             Some(dir) => dir,
             None => path("XDG_CACHE_HOME")
                 .filter(|d| d.is_absolute())
-                .or_else(|| path("HOME").map(|h| h.join(".cache")))
+                .or_else(|| path("HOME").map(|h| h.join(caches)))
                 .ok_or("no place for the build cache: set MLX_SYS_CACHE, XDG_CACHE_HOME or HOME")?
                 .join("mlx-sys"),
         };
         Ok(Env {
-            cache: absolute(&cache)?,
+            cache: std::path::absolute(&cache).map_err(|e| format!("MLX_SYS_CACHE: {}: {e}", cache.display()))?,
             python: path("MLX_SYS_PYTHON").unwrap_or_else(|| "python3".into()),
             offline: truthy(&text("MLX_OFFLINE")) || truthy(&text("CARGO_NET_OFFLINE")),
-            openblas: text("MLX_SYS_BLAS") != "reference",
-            manifest: need("CARGO_MANIFEST_DIR")?,
-            out: need("OUT_DIR")?,
+            openblas: blas != "reference",
+            mlx_dir: path("MLX_DIR"),
+            mlx_source: path("MLX_SOURCE_DIR"),
+            mlxc_source: path("MLX_C_SOURCE_DIR"),
+            link: path("CARGO_FEATURE_NO_LINK").is_none() && path("DOCS_RS").is_none(),
+            cuda: path("CARGO_FEATURE_CUDA").is_some(),
+            source: path("CARGO_FEATURE_SOURCE").is_some(),
+            manifest: path("CARGO_MANIFEST_DIR")
+                .ok_or("CARGO_MANIFEST_DIR is not set: this is a cargo build script")?,
             cargo: path("CARGO").unwrap_or_else(|| "cargo".into()),
-            os: text("CARGO_CFG_TARGET_OS"),
-            arch: text("CARGO_CFG_TARGET_ARCH"),
+            target,
+            host: system(&text("HOST")),
+            abi: text("CARGO_CFG_TARGET_ENV"),
         })
     }
 
@@ -59,13 +94,50 @@ impl Env {
         self.manifest.join("../vendor").join(name)
     }
 
+    /// A source of the shim.
     pub fn shim(&self, name: &str) -> PathBuf {
         self.manifest.join("shim").join(name)
     }
+
+    pub fn macos(&self) -> bool {
+        self.target.starts_with("macos-")
+    }
+
+    /// `cpu`, `metal` or `cuda`.
+    pub fn backend(&self) -> &'static str {
+        match (self.macos(), self.cuda) {
+            (true, _) => "metal",
+            (false, true) => "cuda",
+            (false, false) => "cpu",
+        }
+    }
+
+    /// The package that holds MLX for this target.
+    pub fn package(&self) -> &'static str {
+        match self.backend() {
+            "metal" => "mlx-metal",
+            "cuda" => "mlx-cuda-13",
+            _ => "mlx-cpu",
+        }
+    }
+
+    /// File name of a shared library.
+    pub fn library(&self, name: &str) -> String {
+        format!("lib{name}.{}", if self.macos() { "dylib" } else { "so" })
+    }
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, String> {
-    std::path::absolute(path).map_err(|e| format!("{}: {e}", path.display()))
+/// `x86_64-unknown-linux-gnu` as `linux-x86_64`, `aarch64-apple-darwin` as `macos-aarch64`.
+fn system(triple: &str) -> String {
+    let arch = triple.split('-').next().unwrap_or_default();
+    let os = if triple.contains("darwin") {
+        "macos"
+    } else if triple.contains("linux") {
+        "linux"
+    } else {
+        "unknown"
+    };
+    format!("{os}-{arch}")
 }
 
 fn truthy(value: &str) -> bool {

@@ -1,44 +1,50 @@
-//! Brings in what the build does not carry: wheels through pip, mlx-c's source through cargo. Both check
-//! every byte against the pins in `vendor/`.
+//! Brings in what the repository does not carry: wheels through pip, mlx-c's source through cargo. Both
+//! check every byte against the pins in `vendor/`.
 
 use crate::{
-    cache::{make_dir, read},
+    cache::{Cache, at, copy, list, make_dir, read, remove, write},
     env::Env,
+    messages,
 };
-use std::{
-    ffi::OsStr,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{ffi::OsStr, fs, path::Path, process::Command};
 
-/// One pinned wheel of `vendor/wheels.txt`.
-#[derive(Clone, Debug, PartialEq)]
+/// One line of `vendor/wheels.txt`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wheel {
     pub package: String,
     pub version: String,
-    pub platform: String,
+    pub system: String,
+    pub tag: String,
     pub sha256: String,
 }
 
-/// The pins of one platform (`linux-x86_64`).
-pub fn pins(text: &str, platform: &str) -> Vec<Wheel> {
-    text.lines()
-        .filter(|l| !l.starts_with('#'))
-        .filter_map(|l| {
-            let mut words = l.split_whitespace().map(String::from);
-            Some(Wheel {
-                package: words.next()?,
-                version: words.next()?,
-                platform: words.next()?,
-                sha256: words.next()?,
-            })
+impl Wheel {
+    fn parse(line: &str) -> Option<Wheel> {
+        let mut words = line.split_whitespace().map(String::from);
+        Some(Wheel {
+            package: words.next()?,
+            version: words.next()?,
+            system: words.next()?,
+            tag: words.next()?,
+            sha256: words.next()?,
         })
-        .filter(|w| w.platform == platform)
-        .collect()
+    }
 }
 
-/// Runs a command; the error holds the command, its status and all it said.
+/// All pins, in the file's order.
+pub fn pins(env: &Env) -> Result<Vec<Wheel>, String> {
+    let text = read(&env.vendor("wheels.txt"))?;
+    let lines = String::from_utf8_lossy(&text);
+    let lines = lines.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#'));
+    lines.map(|l| Wheel::parse(l).ok_or_else(|| format!("vendor/wheels.txt: not a pin: {l}"))).collect()
+}
+
+/// The pins of one package for one system; more than one where macOS versions have their own.
+pub fn pinned(env: &Env, package: &str, system: &str) -> Result<Vec<Wheel>, String> {
+    Ok(pins(env)?.into_iter().filter(|w| w.package == package && w.system == system).collect())
+}
+
+/// Runs a command; the error holds its status and all it said.
 pub fn run(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let out = command.output().map_err(|e| format!("cannot start {name}: {e}"))?;
@@ -46,112 +52,91 @@ pub fn run(command: &mut Command) -> Result<String, String> {
     if out.status.success() {
         return Ok(text(&out.stdout));
     }
-    Err(format!("{command:?}\nended with {}\n{}{}", out.status, text(&out.stdout), text(&out.stderr)))
+    Err(format!("{}{}{name} ended with {}", text(&out.stdout), text(&out.stderr), out.status))
 }
 
-/// pip's platform tags, newest first, for wheels of `platform`.
-fn tags(platform: &str) -> Vec<String> {
-    let arch = platform.rsplit_once('-').map_or(platform, |p| p.1);
-    ["2_35", "2_28", "2_27"].iter().map(|v| format!("manylinux_{v}_{arch}")).collect()
+/// Is there a Python with pip? Says what to do if not.
+fn check_python(env: &Env) -> Result<(), String> {
+    run(Command::new(&env.python).args(["-c", ""])).map_err(|e| messages::no_python(&env.python, &e))?;
+    run(Command::new(&env.python).args(["-m", "pip", "--version"]))
+        .map(drop)
+        .map_err(|e| messages::no_pip(&env.python, &e))
 }
 
-/// Unpacks the wheels into `stage`: from those kept in the cache, else through pip.
-pub fn wheels(env: &Env, cache: &Path, wheels: &[Wheel], stage: &Path) -> Result<(), String> {
-    let kept = cache.join("wheels");
-    let new = stage.join("wheels");
+/// Unpacks a pinned wheel into `stage`: one kept in the cache, else one that pip downloads.
+/// `also` are remedies of this wheel's own.
+pub fn unpack(env: &Env, cache: &Cache, wheel: &Wheel, stage: &Path, also: &[String]) -> Result<(), String> {
+    let what = format!("{} {}", wheel.package, wheel.version);
+    let kept = cache.wheels();
+    let new = stage.join("download");
     make_dir(&kept)?;
     make_dir(&new)?;
-    let requirements = stage.join("requirements.txt");
-    let lines: String =
-        wheels.iter().map(|w| format!("{}=={} --hash=sha256:{}\n", w.package, w.version, w.sha256)).collect();
-    fs::write(&requirements, lines).map_err(|e| format!("{}: {e}", requirements.display()))?;
+    check_python(env)?;
+    let requirement = new.join("requirement.txt");
+    write(&requirement, format!("{}=={} --hash=sha256:{}\n", wheel.package, wheel.version, wheel.sha256).as_bytes())?;
     let pip = |online: bool| {
         let mut c = Command::new(&env.python);
         c.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-        c.args(["--only-binary=:all:", "--require-hashes", "--retries", "2"]);
-        for tag in tags(&wheels[0].platform) {
-            c.args(["--platform", &tag]);
-        }
-        c.arg("--find-links").arg(&kept).arg("--dest").arg(&new).arg("--requirement").arg(&requirements);
+        c.args(["--only-binary=:all:", "--require-hashes", "--retries", "2", "--platform", &wheel.tag]);
+        c.arg("--find-links").arg(&kept).arg("--dest").arg(&new).arg("--requirement").arg(&requirement);
         if !online {
-            c.arg("--no-index");
+            c.arg("--no-index").env_remove("PIP_FIND_LINKS");
         }
-        run(&mut c).map(drop)
+        run(&mut c)
     };
-    if let Err(e) = pip(false) {
-        if env.offline {
-            return Err(format!("offline, and the wheels are not in {}:\n{e}", kept.display()));
+    let fetched = match pip(false) {
+        Err(e) if env.offline && !e.contains("HASHES") => return Err(messages::offline(&what, &kept, also)),
+        Err(_) if !env.offline => pip(true),
+        other => other,
+    };
+    fetched.map_err(|e| {
+        if e.contains("HASHES") {
+            messages::wrong_bytes(&what, &e)
+        } else {
+            messages::not_downloaded(&what, &kept, &e, also)
         }
-        pip(true)?;
-    }
+    })?;
     for file in list(&new)?.iter().filter(|f| f.extension() == Some(OsStr::new("whl"))) {
         run(Command::new(&env.python).args(["-m", "zipfile", "-e"]).arg(file).arg(stage))?;
-        if let Some(name) = file.file_name().filter(|n| !kept.join(n).exists()) {
-            let part = kept.join(".part");
-            fs::copy(file, &part)
-                .and_then(|_| fs::rename(&part, kept.join(name)))
-                .map_err(|e| format!("{}: {e}", kept.display()))?;
+        let keep = kept.join(file.file_name().unwrap_or_default());
+        if !keep.exists() {
+            let part = kept.join(format!(".part-{}", std::process::id()));
+            fs::copy(file, &part).and_then(|_| fs::rename(&part, &keep)).map_err(at(&keep))?;
         }
     }
-    let _ = fs::remove_dir_all(&new);
-    let _ = fs::remove_file(&requirements);
-    Ok(())
+    remove(&new)
 }
 
-/// Puts mlx-c's `mlx/c` sources under `to`.
+/// Puts mlx-c's sources under `to/mlx/c`.
 pub fn mlxc_source(env: &Env, to: &Path) -> Result<(), String> {
+    if let Some(dir) = &env.mlxc_source {
+        let source = [dir.join("mlx"), dir.join("mlx-c/mlx")].into_iter().find(|d| d.join("c/ops.cpp").exists());
+        let source = source.ok_or_else(|| messages::bad_prefix("MLX_C_SOURCE_DIR", dir, "mlx/c/ops.cpp"))?;
+        return copy(&source, &to.join("mlx"));
+    }
     let dir = to.join("fetch");
-    make_dir(&dir)?;
-    let write = |name: &str, text: &[u8]| {
-        let path = dir.join(name);
-        path.parent().map_or(Ok(()), make_dir)?;
-        fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))
-    };
-    write("Cargo.toml", &read(&env.vendor("mlx-c.toml"))?)?;
-    write("Cargo.lock", &read(&env.vendor("mlx-c.lock"))?)?;
-    write("lib.rs", b"")?;
+    write(&dir.join("Cargo.toml"), &read(&env.vendor("mlx-c.toml"))?)?;
+    write(&dir.join("Cargo.lock"), &read(&env.vendor("mlx-c.lock"))?)?;
+    write(&dir.join("lib.rs"), b"")?;
     for (name, version) in [("bindgen", "0.72.1"), ("cc", "1.2.0"), ("cmake", "0.1.54")] {
-        write(&format!("stub/{name}/src/lib.rs"), b"")?;
-        write(
-            &format!("stub/{name}/Cargo.toml"),
-            format!("[package]\nname = \"{name}\"\nversion = \"{version}\"\nedition = \"2021\"\n").as_bytes(),
-        )?;
+        let manifest = format!("[package]\nname = \"{name}\"\nversion = \"{version}\"\nedition = \"2021\"\n");
+        write(&dir.join("stub").join(name).join("src/lib.rs"), b"")?;
+        write(&dir.join("stub").join(name).join("Cargo.toml"), manifest.as_bytes())?;
     }
     let mut c = Command::new(&env.cargo);
     c.args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]).arg(dir.join("Cargo.toml"));
     if env.offline {
         c.arg("--offline");
     }
-    let told = run(&mut c)?;
+    let told = run(&mut c).map_err(|e| messages::no_mlxc(env.offline, &e))?;
     let manifest = told
         .split("\"manifest_path\":\"")
         .filter_map(|p| p.split('"').next())
-        .find(|p| Path::new(p).parent().is_some_and(|d| d.ends_with("mlx-sys-0.7.0")))
-        .ok_or("cargo metadata names no mlx-sys 0.7.0")?;
-    let source = Path::new(manifest).with_file_name("src/mlx-c");
+        .map(Path::new)
+        .find(|p| p.parent().is_some_and(|d| d.ends_with("mlx-sys-0.7.0") || d.ends_with("mlx-sys")))
+        .ok_or_else(|| messages::no_mlxc(env.offline, "cargo metadata names no mlx-sys 0.7.0"))?;
+    let source = manifest.with_file_name("src").join("mlx-c");
     copy(&source.join("mlx"), &to.join("mlx"))?;
     copy(&source.join("LICENSE"), &to.join("LICENSE"))?;
-    let _ = fs::remove_dir_all(&dir);
-    Ok(())
-}
-
-/// The entries of a folder, sorted.
-pub fn list(dir: &Path) -> Result<Vec<PathBuf>, String> {
-    let say = |e: std::io::Error| format!("{}: {e}", dir.display());
-    let mut res =
-        fs::read_dir(dir).map_err(say)?.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(say)?;
-    res.sort();
-    Ok(res)
-}
-
-/// Copies a file or a folder.
-pub fn copy(from: &Path, to: &Path) -> Result<(), String> {
-    if !from.is_dir() {
-        return fs::copy(from, to).map(drop).map_err(|e| format!("{}: {e}", from.display()));
-    }
-    make_dir(to)?;
-    for path in list(from)? {
-        copy(&path, &to.join(path.file_name().unwrap_or_default()))?;
-    }
-    Ok(())
+    remove(&dir)
 }

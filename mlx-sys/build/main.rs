@@ -1,15 +1,27 @@
-//! Gets MLX and mlx-c, compiles mlx-c with our shim into one libmlxc in the per-user cache, and links it.
-//! `env` reads the settings, `cache` holds what is made once, `fetch` brings things in, `mlx` finds MLX,
-//! `mlxc` compiles, `link` tells cargo.
+//! Gets MLX and mlx-c, compiles mlx-c and our shim into one libmlxc in the per-user cache, and links it.
+//!
+//! `env` reads the settings, `cache` holds what is made once, `fetch` brings things in through pip and
+//! cargo, `host` looks at the machine, `mlx` (with `blas` and `source`) finds MLX, `mlxc` compiles, `link`
+//! tells cargo, `messages` says what to do when something is missing. `docs/install.md` is the user's side.
 
+mod blas;
 mod cache;
 mod env;
 mod fetch;
+mod host;
 mod link;
+mod messages;
 mod mlx;
 mod mlxc;
+mod source;
 
 fn main() {
+    for name in env::VARIABLES {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    for path in ["build", "shim", "../vendor"] {
+        println!("cargo:rerun-if-changed={path}");
+    }
     if let Err(e) = build() {
         eprintln!("\nmlx-sys: {e}\n");
         std::process::exit(1);
@@ -17,13 +29,17 @@ fn main() {
 }
 
 fn build() -> Result<(), String> {
-    println!("cargo:rerun-if-changed=build");
-    println!("cargo:rerun-if-changed=shim");
-    println!("cargo:rerun-if-changed=../vendor");
-    let env = env::Env::read()?;
-    let cache = cache::Cache::lock(&env.cache)?;
+    let env = env::Env::read(|name| std::env::var_os(name))?;
+    if !env.link {
+        link::tell_nothing();
+        return Ok(());
+    }
+    let cache = cache::Cache::new(&env.cache);
     let mlx = mlx::find(&env, &cache)?;
-    let root = mlxc::build(&env, &cache, &mlx)?;
-    link::tell(&env, &mlx, &root);
+    if env.backend() == "cuda" && !mlx.lib.join("../../nvidia").exists() {
+        println!("cargo:warning={}", messages::no_nvidia(&env.python));
+    }
+    let library = mlxc::build(&env, &cache, &mlx)?;
+    link::tell(&env, &mlx, &library);
     Ok(())
 }

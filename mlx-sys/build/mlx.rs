@@ -1,73 +1,140 @@
-//! Where MLX itself (headers and library) comes from.
+//! Where MLX itself (headers and library) comes from; the first of these that applies: `MLX_DIR`, the
+//! feature `source`, a wheel in the Python environment, the cache, a download.
 
 use crate::{
-    cache::{Cache, key, read},
+    blas,
+    cache::{Cache, at, copy, key, read},
     env::Env,
-    fetch::{self, run},
+    fetch::{self, Wheel, pinned, run},
+    host, messages, source,
 };
 use std::{
-    fs,
     path::{Path, PathBuf},
     process::Command,
 };
+
+pub const VERSION: &str = "0.32.2";
 
 /// An MLX to build against.
 pub struct Mlx {
     pub include: PathBuf,
     pub lib: PathBuf,
-    /// Libraries that libmlx itself needs.
-    pub libs: Option<PathBuf>,
+    /// `MLX_DIR`, `source`, `python` or `wheel`.
     pub route: &'static str,
+    /// `openblas`, `reference`, `accelerate`, or `own` where MLX came with its own choice.
     pub blas: &'static str,
-    pub key: String,
+    /// Stands for the headers; the same for every wheel of one version, whose headers are the same bytes.
+    pub headers: String,
 }
 
-pub const VERSION: &str = "0.32.2";
-
+/// Finds MLX, fetching or compiling it if need be.
 pub fn find(env: &Env, cache: &Cache) -> Result<Mlx, String> {
-    let platform = format!("{}-{}", env.os, env.arch);
-    let pins = read(&env.vendor("wheels.txt"))?;
-    let wheels = fetch::pins(&String::from_utf8_lossy(&pins), &platform);
-    if wheels.is_empty() {
-        return Err(format!("no MLX wheel is pinned for {platform}; set MLX_DIR to an installed MLX {VERSION}"));
+    if let Some(dir) = &env.mlx_dir {
+        let dir = dir.canonicalize().map_err(|_| messages::bad_prefix("MLX_DIR", dir, "such folder"))?;
+        return prefix(env, "MLX_DIR", &dir);
     }
-    let stub = read(&env.shim("blas.S"))?;
-    let blas = if env.openblas { "openblas" } else { "reference" };
-    let hashes: String = wheels.iter().map(|w| w.sha256.as_str()).collect();
-    let key = key(&[b"1", hashes.as_bytes(), &stub, blas.as_bytes()]);
-    let place = cache.entry(&format!("mlx-{VERSION}-cpu-{key}"), |stage, _| {
-        fetch::wheels(env, &cache.dir, &wheels, stage)?;
-        if env.openblas { openblas(env, stage) } else { Ok(()) }
-    })?;
+    if env.source {
+        return prefix(env, "source", &source::build(env, cache)?);
+    }
+    host::check(env, VERSION)?;
+    let wheel = wheel(env)?;
+    let installed = installed(env);
+    let (route, hash) = match &installed {
+        Some(found) => ("python", found.hash.as_str()),
+        None => ("wheel", wheel.sha256.as_str()),
+    };
+    let unpack = |stage: &Path| match &installed {
+        Some(found) => found.copy(stage),
+        None => fetch::unpack(env, cache, &wheel, stage, &messages::mlx_remedies(VERSION)),
+    };
+    let (place, blas) = if env.macos() {
+        (cache.entry(&entry(env, hash), |stage, _| unpack(stage))?, "accelerate")
+    } else {
+        blas::entry(env, cache, &entry(env, hash), unpack)?
+    };
+    let include = place.join("mlx/include");
+    Ok(Mlx { headers: VERSION.into(), lib: place.join("mlx/lib"), include, route, blas })
+}
+
+fn entry(env: &Env, hash: &str) -> String {
+    format!("mlx-{VERSION}-{}-{}", env.backend(), key(&[hash.as_bytes()]))
+}
+
+/// The pinned wheel for the target, on macOS the newest that this system can use.
+fn wheel(env: &Env) -> Result<Wheel, String> {
+    let mut found = pinned(env, env.package(), &env.target)?;
+    if env.macos() && env.host == env.target {
+        let system = host::macos_version()?;
+        let major = host::version(&system).map_or(0, |v| v.0);
+        found.retain(|w| host::version(&w.tag.replace('_', ".").replace("macosx.", "")).is_some_and(|v| v.0 <= major));
+        return found.pop().ok_or_else(|| messages::old_macos(&system, VERSION));
+    }
+    found.pop().ok_or_else(|| messages::no_wheel(&env.target, env.package(), VERSION))
+}
+
+/// An MLX wheel that is installed in the Python environment.
+struct Installed {
+    site: PathBuf,
+    package: &'static str,
+    hash: String,
+}
+
+impl Installed {
+    fn copy(&self, stage: &Path) -> Result<(), String> {
+        copy(&self.site.join("mlx/include"), &stage.join("mlx/include"))?;
+        copy(&self.site.join("mlx/lib"), &stage.join("mlx/lib"))?;
+        let libs = format!("{}.libs", self.package.replace('-', "_"));
+        if self.site.join(&libs).exists() { copy(&self.site.join(&libs), &stage.join(&libs)) } else { Ok(()) }
+    }
+}
+
+const PROBE: &str = "
+import importlib.metadata, sys
+d = importlib.metadata.distribution(sys.argv[1])
+f = [f for f in d.files or [] if str(f) == sys.argv[2]][0]
+print(d.version, f.hash.value, d.locate_file(''), sep='\\n')
+";
+
+fn installed(env: &Env) -> Option<Installed> {
+    let library = format!("mlx/lib/{}", env.library("mlx"));
+    // any failure means that it is not there: the next route follows
+    let told = run(Command::new(&env.python).args(["-c", PROBE, env.package(), &library])).ok()?;
+    let mut lines = told.lines();
+    let version = lines.next()?;
+    let hash = lines.next()?.to_string();
+    let site = PathBuf::from(lines.next()?).canonicalize().ok()?;
+    let found = version == VERSION && env.host == env.target && site.join(&library).exists();
+    found.then_some(Installed { site, package: env.package(), hash })
+}
+
+/// An MLX laid out as `include/` and `lib/`.
+fn prefix(env: &Env, route: &'static str, dir: &Path) -> Result<Mlx, String> {
+    let header = dir.join("include/mlx/version.h");
+    let library = Path::new("lib").join(env.library("mlx"));
+    for file in ["include/mlx/version.h".as_ref(), library.as_path()] {
+        if !dir.join(file).exists() {
+            return Err(messages::bad_prefix(route, dir, &file.display().to_string()));
+        }
+    }
+    let found = header_version(&String::from_utf8_lossy(&read(&header)?));
+    if found != VERSION {
+        return Err(messages::other_version(route, dir, &found, VERSION));
+    }
+    let changed = dir.join(&library).metadata().and_then(|m| m.modified()).map_err(at(dir))?;
     Ok(Mlx {
-        include: place.join("mlx/include"),
-        lib: place.join("mlx/lib"),
-        libs: Some(place.join("mlx_cpu.libs")),
-        route: "wheel",
-        blas,
-        key,
+        include: dir.join("include"),
+        lib: dir.join("lib"),
+        route,
+        blas: if env.macos() { "accelerate" } else { "own" },
+        headers: key(&[dir.as_os_str().as_encoded_bytes(), format!("{changed:?}").as_bytes()]),
     })
 }
 
-/// Puts OpenBLAS where the wheel's reference BLAS was: a stub of jumps bears the old file names.
-fn openblas(env: &Env, stage: &Path) -> Result<(), String> {
-    let libs = stage.join("mlx_cpu.libs");
-    let from = stage.join("scipy_openblas32/lib/libscipy_openblas.so");
-    fs::rename(&from, libs.join("libscipy_openblas.so")).map_err(|e| format!("{}: {e}", from.display()))?;
-    let _ = fs::remove_dir_all(stage.join("scipy_openblas32"));
-    for file in fetch::list(&libs)? {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with("libgfortran") || name.starts_with("libquadmath") {
-            fs::remove_file(&file).map_err(|e| format!("{}: {e}", file.display()))?;
-        }
-        if name.starts_with("libblas-") || name.starts_with("liblapack-") {
-            fs::remove_file(&file).map_err(|e| format!("{}: {e}", file.display()))?;
-            let mut c: Command = cc::Build::new().cargo_metadata(false).get_compiler().to_command();
-            c.args(["-shared", "-nostdlib", "-o"]).arg(&file).arg(env.shim("blas.S"));
-            c.arg(format!("-Wl,-soname,{name}")).arg("-L").arg(&libs).arg("-lscipy_openblas");
-            c.args(["-Wl,--enable-new-dtags", "-Wl,-rpath,$ORIGIN"]);
-            run(&mut c)?;
-        }
-    }
-    Ok(())
+/// `0.32.2` out of version.h's three macros.
+pub fn header_version(text: &str) -> String {
+    let number = |name: &str| {
+        let line = text.lines().find(|l| l.starts_with("#define") && l.contains(name));
+        line.and_then(|l| l.split_whitespace().last()).unwrap_or("?").to_string()
+    };
+    ["MLX_VERSION_MAJOR", "MLX_VERSION_MINOR", "MLX_VERSION_PATCH"].map(number).join(".")
 }

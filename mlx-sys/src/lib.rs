@@ -23,16 +23,18 @@ pub struct Build {
     pub mlx_version: &'static str,
     /// Version of mlx-c, `0.7.0`.
     pub mlx_c_version: &'static str,
-    /// `cpu`, `metal` or `cuda`.
+    /// `cpu`, `metal` or `cuda`; `none` with the feature `no-link`.
     pub backend: &'static str,
-    /// Where MLX came from: `wheel`, ...
+    /// Where MLX came from: `wheel` (downloaded), `python` (a wheel installed there), `MLX_DIR` or `source`.
     pub route: &'static str,
-    /// `openblas`, `reference` or `accelerate`.
+    /// `openblas`, `reference`, `accelerate`, or `own` where MLX came with its own choice.
     pub blas: &'static str,
     /// The folder whose `lib/` holds libmlxc.
     pub root: &'static str,
     /// The folder that holds libmlx.
     pub mlx_lib: &'static str,
+    /// The folder that holds mlx-c's headers as `mlx/c/*.h`.
+    pub include: &'static str,
     /// The per-user build cache.
     pub cache: &'static str,
 }
@@ -46,5 +48,6 @@ pub const BUILD: Build = Build {
     blas: env!("MLX_SYS_BUILD_BLAS"),
     root: env!("MLX_SYS_BUILD_ROOT"),
     mlx_lib: env!("MLX_SYS_BUILD_MLX_LIB"),
+    include: env!("MLX_SYS_BUILD_INCLUDE"),
     cache: env!("MLX_SYS_BUILD_CACHE"),
 };

@@ -56,6 +56,11 @@ unsafe extern "C" {
     /// As `mlx_device_equal`, with an error for null handles.
     pub fn mlxs_device_equal(res: *mut bool, a: mlx_device, b: mlx_device) -> c_int;
 
+    /// Path of the libmlx that the process runs on.
+    pub fn mlxs_loaded_mlx(res: *mut mlx_string) -> c_int;
+    /// What the loaded OpenBLAS says of itself (version, processor, threads); empty if another BLAS is loaded.
+    pub fn mlxs_loaded_blas(res: *mut mlx_string) -> c_int;
+
     /// Outputs of a CPU kernel as lazy arrays. `shapes[i]` has `ndims[i]` entries. Inputs reach the kernel
     /// row-contiguous, unless bit i of `strided` says that it takes input i as it lies. `payload` belongs to
     /// the call from the start (`dtor` runs on any thread, also after an error). `fallback` builds the same
