@@ -21,6 +21,7 @@ pub use creation::*;
 pub use matmul::*;
 pub use quantized::*;
 pub use reduce::*;
+pub(crate) use select::safe_indices;
 pub use select::*;
 pub use shaping::*;
 pub use sort::*;

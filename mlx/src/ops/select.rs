@@ -23,23 +23,25 @@ fn check_indices(op: &str, indices: &Array) {
     }
 }
 
-/// Indices made safe for an axis of `n` elements: negative ones count from the end, those out of range are clipped.
-fn safe_indices(indices: &Array, n: i32) -> Array {
-    let last = (n - 1).max(0);
-    if indices.dtype().is_unsigned() {
-        return match indices.dtype() {
-            Dtype::Uint8 if last >= 255 => indices.clone(),
-            Dtype::Uint16 if last >= 65535 => indices.clone(),
-            _ => indices.minimum(last),
-        };
-    }
-    let wide = if matches!(indices.dtype(), Dtype::Int8 | Dtype::Int16) {
-        indices.astype(Dtype::Int32)
-    } else {
-        indices.clone()
+/// Indices made safe for an axis of `n` elements: those out of range are clipped. MLX itself wraps negative ones.
+pub(crate) fn safe_indices(indices: &Array, n: i32) -> Array {
+    let (first, last) = (-(n as i128), (n as i128 - 1).max(0));
+    let (low, high): (i128, i128) = match indices.dtype() {
+        Dtype::Uint8 => (0, 255),
+        Dtype::Uint16 => (0, 65535),
+        Dtype::Int8 => (-128, 127),
+        Dtype::Int16 => (-32768, 32767),
+        Dtype::Uint32 | Dtype::Uint64 => (0, i128::MAX),
+        _ => (i128::MIN, i128::MAX),
     };
-    let wrapped = crate::where_(wide.lt(0), &wide + n, &wide);
-    wrapped.maximum(0).minimum(last)
+    let mut safe = indices.clone();
+    if low < first {
+        safe = safe.maximum(first);
+    }
+    if high > last {
+        safe = safe.minimum(last);
+    }
+    safe
 }
 
 /// Slices of `a` at `indices` along `axis`; `None` over the flat array.

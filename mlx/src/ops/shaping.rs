@@ -130,6 +130,26 @@ pub fn broadcast_to(a: &Array, shape: impl Into<Shape>) -> Array {
     ffi::op("broadcast_to", &[a], |res, s| unsafe { sys::mlx_broadcast_to(res, a.raw, shape.as_ptr(), shape.len(), s) })
 }
 
+/// The shape that arrays of these shapes take side by side (`mx.broadcast_shapes`); panics if they do not go together.
+#[track_caller]
+pub fn broadcast_shapes<S: AsRef<[i32]>>(shapes: &[S]) -> Vec<i32> {
+    let ndim = shapes.iter().map(|s| s.as_ref().len()).max().unwrap_or(0);
+    let mut out = vec![1; ndim];
+    for shape in shapes.iter().map(AsRef::as_ref) {
+        for (o, &d) in out[ndim - shape.len()..].iter_mut().zip(shape) {
+            match (*o, d) {
+                (1, d) => *o = d,
+                (o, d) if o == d || d == 1 => {}
+                _ => {
+                    let all: Vec<&[i32]> = shapes.iter().map(AsRef::as_ref).collect();
+                    refuse("broadcast_shapes", format!("shapes {all:?} cannot be broadcast"));
+                }
+            }
+        }
+    }
+    out
+}
+
 /// Joins arrays along an existing axis.
 #[track_caller]
 pub fn concatenate<A: Borrow<Array>>(arrays: &[A], axis: i32) -> Array {
