@@ -97,11 +97,8 @@ fn hostile_headers_name_the_file_and_the_tensor() {
 #[test]
 fn random_damage_never_panics() {
     let good = file(GOOD, 28);
-    let mut state = 7u64;
-    let mut next = || {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (state >> 33) as usize
-    };
+    let mut random = crate::random::Random(7);
+    let mut next = || random.below(1 << 30);
     for _ in 0..20_000 {
         let mut bad = good.clone();
         for _ in 0..1 + next() % 4 {
