@@ -1,0 +1,499 @@
+//! Products with few rows of x (decode): memory-bound, so codes are unpacked in registers right where they are used, a few rows of
+//! w at a time. Three forms: codes of 2, 4 and 8 bits by masks over whole words (x is permuted to meet them), other codes in order,
+//! and dense weights in their own width.
+
+use crate::data::{Floats, Out};
+use crate::decode::{group_row, widen, with_code};
+use crate::isa::{Isa, Kernel};
+use crate::quant::{Matrix, Quantized};
+use crate::scratch::Temp;
+use crate::simd::{Elem, Simd, load_upto, transpose, with_elem};
+
+/// How x is laid out for a GEMV, and how big one row's scratch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// f32 in order.
+    Plain,
+    /// f32: for each block of N words, the elements in the first slot of the words, then those in the second, ...; each slot scaled
+    /// by the power of two that undoes its position in the word.
+    Slots { bits: u32 },
+    /// bf16: as the nibbles of the sixteen-bit halves of words come out.
+    Nibbles,
+}
+
+/// Everything about x that a GEMV needs, for all rows of a call.
+#[derive(Clone, Copy)]
+pub(crate) struct Prepared {
+    pub layout: Layout,
+    /// Per row `x_len` floats, then `sums_len` floats with the sum of x over each group.
+    pub x_len: usize,
+    pub sums_len: usize,
+}
+
+impl Prepared {
+    pub fn new(isa: Isa, w: &Matrix<'_>, x_bf16: bool) -> Prepared {
+        let layout = match w {
+            Matrix::Dense { .. } => Layout::Plain,
+            Matrix::Quantized(q) => match q.mode.code() {
+                4 if x_bf16 && isa.dots_bf16() => Layout::Nibbles,
+                bits @ (2 | 4 | 8) => Layout::Slots { bits },
+                _ => Layout::Plain,
+            },
+        };
+        let n = isa.lanes();
+        let block = match layout {
+            Layout::Plain => n,
+            Layout::Slots { bits } => n * 32 / bits as usize,
+            Layout::Nibbles => 128,
+        };
+        let x_len = w.cols().next_multiple_of(block);
+        let sums_len = match w {
+            Matrix::Dense { .. } => 0,
+            Matrix::Quantized(q) => q.row_groups().next_multiple_of(16) + 16,
+        };
+        Prepared { layout, x_len, sums_len }
+    }
+    pub fn row_len(&self) -> usize {
+        self.x_len + self.sums_len
+    }
+}
+
+/// Lay out one row of x.
+pub(crate) struct Prepare<'a> {
+    pub prepared: Prepared,
+    pub group: usize,
+    pub x: Floats<'a>,
+    pub from: usize,
+    pub k: usize,
+    pub dst: *mut f32,
+}
+
+impl Kernel for Prepare<'_> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        unsafe {
+            let p = self.prepared;
+            let sums = self.dst.add(p.x_len);
+            if p.layout == Layout::Plain && p.sums_len == 0 {
+                widen::<S>(self.x, self.from, self.k, self.dst);
+                return std::slice::from_raw_parts_mut(self.dst.add(self.k), p.x_len - self.k).fill(0.0);
+            }
+            let mut temp = Temp::new(p.x_len);
+            let plain = temp.ptr();
+            {
+                widen::<S>(self.x, self.from, self.k, plain);
+                std::slice::from_raw_parts_mut(plain.add(self.k), p.x_len - self.k).fill(0.0);
+                for g in 0..p.sums_len {
+                    let at = g * self.group;
+                    let mut acc = S::splat(0.0);
+                    if at < self.k {
+                        for i in (0..self.group).step_by(S::N) {
+                            acc = S::add(acc, S::load(plain.add(at + i)));
+                        }
+                    }
+                    *sums.add(g) = S::sum(acc);
+                }
+                match p.layout {
+                    Layout::Plain => std::ptr::copy_nonoverlapping(plain, self.dst, p.x_len),
+                    Layout::Slots { bits } => slots::<S>(plain, bits as usize, p.x_len, self.dst),
+                    Layout::Nibbles => {
+                        let dst = self.dst as *mut u16;
+                        for b in (0..p.x_len).step_by(128) {
+                            for i in 0..4 {
+                                for u in 0..32 {
+                                    *dst.add(b + i * 32 + u) = ((*plain.add(b + 4 * u + i)).to_bits() >> 16) as u16;
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn slots<S: Simd>(plain: *const f32, bits: usize, len: usize, dst: *mut f32) {
+    unsafe {
+        let per = 32 / bits;
+        for b in (0..len).step_by(S::N * per) {
+            let (src, dst) = (plain.add(b), dst.add(b));
+            if per.is_multiple_of(8) {
+                transpose::<S>(src.cast(), per, dst.cast(), S::N, S::N, per);
+            } else {
+                for j in 0..S::N {
+                    for i in 0..per {
+                        *dst.add(i * S::N + j) = *src.add(j * per + i);
+                    }
+                }
+            }
+            // the last slot is shifted down, the others keep their place in the word
+            for i in 0..per - 1 {
+                let scale = f32::from_bits(((127 - bits * i) as u32) << 23);
+                S::store(dst.add(i * S::N), S::mul(S::load(dst.add(i * S::N)), S::splat(scale)));
+            }
+        }
+    }
+}
+
+/// Rows `n0 .. n1` of an expert's w times up to `MB` prepared rows of x.
+#[derive(Clone, Copy)]
+pub(crate) struct Gemv<'a> {
+    pub w: &'a Matrix<'a>,
+    pub prepared: Prepared,
+    /// First row of the expert in w.
+    pub row0: usize,
+    pub n0: usize,
+    pub n1: usize,
+    /// Rows of the result have this many elements.
+    pub n: usize,
+    /// Prepared rows, `prepared.row_len()` apart, and which of them to use.
+    pub x: *const f32,
+    pub x_rows: &'a [u32],
+    /// Where each of the rows goes.
+    pub out_rows: &'a [u32],
+    pub out: Out,
+    pub bias: Option<(Floats<'a>, usize)>,
+}
+
+impl Gemv<'_> {
+    /// # Safety
+    /// Sizes were checked: w rows, prepared x, out rows and bias are inside their buffers.
+    pub unsafe fn run(mut self, isa: Isa) {
+        unsafe {
+            let (mut rest, mut x_rest) = (self.out_rows, self.x_rows);
+            while !rest.is_empty() {
+                let (mb, take) = match rest.len() {
+                    1 => (1, 1),
+                    2 => (2, 2),
+                    n => (4, n.min(4)),
+                };
+                (self.out_rows, self.x_rows) = (&rest[..take], &x_rest[..take]);
+                match mb {
+                    1 => self.blocks::<1, 4>(isa),
+                    2 => self.blocks::<2, 2>(isa),
+                    _ => self.blocks::<4, 2>(isa),
+                }
+                (rest, x_rest) = (&rest[take..], &x_rest[take..]);
+            }
+        }
+    }
+    unsafe fn blocks<const MB: usize, const R: usize>(self, isa: Isa) {
+        unsafe {
+            match self.w {
+                Matrix::Dense { data, .. } => {
+                    with_elem!(data.dtype(), T => isa.run(Dense::<T, MB, R>(self, data.at(0).cast())))
+                }
+                Matrix::Quantized(q) => match self.prepared.layout {
+                    Layout::Nibbles => isa.run(Nibbles::<MB, R>(self, q)),
+                    Layout::Slots { bits: 2 } => isa.run(Slots::<2, MB, R>(self, q)),
+                    Layout::Slots { bits: 4 } => isa.run(Slots::<4, MB, R>(self, q)),
+                    Layout::Slots { .. } => isa.run(Slots::<8, MB, R>(self, q)),
+                    Layout::Plain => with_code!(q.mode.code(), C => isa.run(Codes::<C, MB, R>(self, q))),
+                },
+            }
+        }
+    }
+    /// Pointers to the rows of x, the last repeated.
+    #[inline(always)]
+    fn xs<const MB: usize>(&self) -> [*const f32; MB] {
+        std::array::from_fn(|m| {
+            let row = self.x_rows[m.min(self.x_rows.len() - 1)];
+            self.x.wrapping_add(row as usize * self.prepared.row_len())
+        })
+    }
+    #[inline(always)]
+    unsafe fn finish<const MB: usize, const R: usize>(&self, n: usize, rows: usize, y: [[f32; R]; MB]) {
+        unsafe {
+            for (m, row) in self.out_rows.iter().enumerate() {
+                for r in 0..rows {
+                    let b = self.bias.map_or(0.0, |(b, from)| b.value(from + n + r));
+                    self.out.set(*row as usize * self.n + n + r, y[m][r] + b);
+                }
+            }
+        }
+    }
+    /// Walk the rows R at a time with their scales and biases in f32, `prepared.sums_len` apart and zero-padded.
+    #[inline(always)]
+    unsafe fn walk<S: Simd, B: Body<MB, R>, const MB: usize, const R: usize>(&self, q: &Quantized<'_>, body: &B) {
+        unsafe {
+            let (len, groups) = (self.prepared.sums_len, q.row_groups());
+            let mut temp = Temp::new(2 * R * len);
+            temp.slice().fill(0.0);
+            let s = temp.ptr();
+            let b = s.add(R * len);
+            let mut n = self.n0;
+            while n < self.n1 {
+                let rows = R.min(self.n1 - n);
+                let mut w = [std::ptr::null(); R];
+                for r in 0..R {
+                    let row = self.row0 + n + r.min(rows - 1);
+                    if r < rows {
+                        group_row::<S>(q, row, 0, groups, s.add(r * len), b.add(r * len));
+                    }
+                    w[r] = q.words.as_ptr().add(row * q.row_bytes());
+                }
+                let y = body.rows::<S>(w, s, b);
+                self.finish(n, rows, y);
+                n += rows;
+            }
+        }
+    }
+    /// Lane sums of the accumulators plus the biases' part.
+    #[inline(always)]
+    unsafe fn close<S: Simd, const MB: usize, const R: usize>(
+        &self, acc: [[S::F; R]; MB], b: *const f32, xs: [*const f32; MB], groups: usize,
+    ) -> [[f32; R]; MB] {
+        unsafe {
+            let len = self.prepared.sums_len;
+            let mut y = [[0f32; R]; MB];
+            for m in 0..MB {
+                let sums = xs[m].add(self.prepared.x_len);
+                for r in 0..R {
+                    let mut a = acc[m][r];
+                    let mut g = 0;
+                    while g < groups {
+                        a = S::fma(S::load(b.add(r * len + g)), S::load(sums.add(g)), a);
+                        g += S::N;
+                    }
+                    y[m][r] = S::sum(a);
+                }
+            }
+            y
+        }
+    }
+}
+
+/// The product of R packed rows with MB rows of x.
+trait Body<const MB: usize, const R: usize> {
+    unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: *const f32, b: *const f32) -> [[f32; R]; MB];
+}
+
+/// Codes of 2, 4 or 8 bits: lane l of a vector of words meets slot i of word l by a mask.
+struct Slots<'a, const BITS: u32, const MB: usize, const R: usize>(Gemv<'a>, &'a Quantized<'a>);
+
+impl<const BITS: u32, const MB: usize, const R: usize> Kernel for Slots<'_, BITS, MB, R> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        unsafe { self.0.walk::<S, Self, MB, R>(self.1, &self) }
+    }
+}
+
+impl<const BITS: u32, const MB: usize, const R: usize> Body<MB, R> for Slots<'_, BITS, MB, R> {
+    #[inline(always)]
+    unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: *const f32, b: *const f32) -> [[f32; R]; MB] {
+        let (g, q) = (self.0, self.1);
+        unsafe {
+            let per = 32 / BITS as usize;
+            let words = q.cols / per;
+            let group_words = q.mode.group() / per;
+            let (len, xs) = (g.prepared.sums_len, g.xs::<MB>());
+            let stride = q.row_bytes();
+            {
+                let mut acc = [[S::splat(0.0); R]; MB];
+                let mut at = 0;
+                while at < words {
+                    let left = words - at;
+                    let mut wv = [S::isplat(0); R];
+                    for r in 0..R {
+                        let p = w[r].add(4 * at);
+                        S::prefetch(p.wrapping_add(R * stride));
+                        wv[r] = if left >= S::N { S::iload(p.cast()) } else { S::iload_n(p.cast(), left) };
+                    }
+                    let mut sums = [[S::splat(0.0); R]; MB];
+                    for i in 0..per {
+                        let mut xv = [S::splat(0.0); MB];
+                        for m in 0..MB {
+                            xv[m] = S::load(xs[m].add(at * per + i * S::N));
+                        }
+                        for r in 0..R {
+                            let v = if i == per - 1 {
+                                S::ishr(wv[r], 32 - BITS)
+                            } else {
+                                S::iand(wv[r], S::isplat(((1 << BITS) - 1) << (BITS as usize * i)))
+                            };
+                            let v = S::to_f(v);
+                            for m in 0..MB {
+                                sums[m][r] = S::fma(v, xv[m], sums[m][r]);
+                            }
+                        }
+                    }
+                    for r in 0..R {
+                        let sv = S::spread(s.add(r * len + at / group_words), group_words);
+                        for m in 0..MB {
+                            acc[m][r] = S::fma(sums[m][r], sv, acc[m][r]);
+                        }
+                    }
+                    at += S::N;
+                }
+                g.close::<S, MB, R>(acc, b, xs, q.row_groups())
+            }
+        }
+    }
+}
+
+/// Four-bit codes with bf16 x: nibbles to bf16 by a table, exact products summed in f32 by the dot instruction.
+struct Nibbles<'a, const MB: usize, const R: usize>(Gemv<'a>, &'a Quantized<'a>);
+
+impl<const MB: usize, const R: usize> Kernel for Nibbles<'_, MB, R> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        unsafe { self.0.walk::<S, Self, MB, R>(self.1, &self) }
+    }
+}
+
+impl<const MB: usize, const R: usize> Body<MB, R> for Nibbles<'_, MB, R> {
+    #[inline(always)]
+    unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: *const f32, b: *const f32) -> [[f32; R]; MB] {
+        let (g, q) = (self.0, self.1);
+        if !S::DOTS_BF16 {
+            return [[0.0; R]; MB]; // `Prepared::new` chooses this layout only with the instruction
+        }
+        unsafe {
+            let words = q.cols / 8;
+            let group_words = q.mode.group() / 8;
+            let (len, xs) = (g.prepared.sums_len, g.xs::<MB>());
+            let stride = q.row_bytes();
+            {
+                let mut acc = [[S::splat(0.0); R]; MB];
+                let mut at = 0;
+                while at < words {
+                    let left = words - at;
+                    let mut wv = [S::isplat(0); R];
+                    for r in 0..R {
+                        let p = w[r].add(4 * at);
+                        S::prefetch(p.wrapping_add(R * stride));
+                        wv[r] = if left >= S::N { S::iload(p.cast()) } else { S::iload_n(p.cast(), left) };
+                    }
+                    let mut sums = [[S::splat(0.0); R]; MB];
+                    for i in 0..4 {
+                        let mut xv = [S::isplat(0); MB];
+                        for m in 0..MB {
+                            xv[m] = S::iload((xs[m] as *const u16).add(at * 8 + i * 32).cast());
+                        }
+                        for r in 0..R {
+                            // bits from the next nibbles up do not reach the table's index: they are masked off
+                            let v = S::nibbles_to_bf16(S::ishr(wv[r], 4 * i as u32));
+                            for m in 0..MB {
+                                sums[m][r] = S::dot_bf16(sums[m][r], v, xv[m]);
+                            }
+                        }
+                    }
+                    for r in 0..R {
+                        let sv = S::spread(s.add(r * len + at / group_words), group_words);
+                        for m in 0..MB {
+                            acc[m][r] = S::fma(sums[m][r], sv, acc[m][r]);
+                        }
+                    }
+                    at += S::N;
+                }
+                g.close::<S, MB, R>(acc, b, xs, q.row_groups())
+            }
+        }
+    }
+}
+
+/// Any code, unpacked in order.
+struct Codes<'a, const CODE: u32, const MB: usize, const R: usize>(Gemv<'a>, &'a Quantized<'a>);
+
+impl<const CODE: u32, const MB: usize, const R: usize> Kernel for Codes<'_, CODE, MB, R> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        unsafe { self.0.walk::<S, Self, MB, R>(self.1, &self) }
+    }
+}
+
+impl<const CODE: u32, const MB: usize, const R: usize> Body<MB, R> for Codes<'_, CODE, MB, R> {
+    #[inline(always)]
+    unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: *const f32, b: *const f32) -> [[f32; R]; MB] {
+        let (g, q) = (self.0, self.1);
+        unsafe {
+            let (group, groups) = (q.mode.group(), q.row_groups());
+            let step = crate::simd::bits(CODE) * S::N / 8;
+            let (len, xs) = (g.prepared.sums_len, g.xs::<MB>());
+            let stride = q.row_bytes();
+            let mut w = w;
+            {
+                let mut acc = [[S::splat(0.0); R]; MB];
+                for gi in 0..groups {
+                    let mut sums = [[S::splat(0.0); R]; MB];
+                    let mut k = 0;
+                    while k < group {
+                        let mut xv = [S::splat(0.0); MB];
+                        for m in 0..MB {
+                            xv[m] = S::load(xs[m].add(gi * group + k));
+                        }
+                        for r in 0..R {
+                            let v = S::unpack::<CODE>(w[r]);
+                            w[r] = w[r].add(step);
+                            for m in 0..MB {
+                                sums[m][r] = S::fma(v, xv[m], sums[m][r]);
+                            }
+                        }
+                        k += S::N;
+                    }
+                    for r in 0..R {
+                        S::prefetch(w[r].wrapping_add(R * stride));
+                        let sv = S::splat(*s.add(r * len + gi));
+                        for m in 0..MB {
+                            acc[m][r] = S::fma(sums[m][r], sv, acc[m][r]);
+                        }
+                    }
+                }
+                g.close::<S, MB, R>(acc, b, xs, groups)
+            }
+        }
+    }
+}
+
+/// Dense weights, widened in registers.
+struct Dense<'a, T, const MB: usize, const R: usize>(Gemv<'a>, *const T);
+
+impl<T: Elem, const MB: usize, const R: usize> Kernel for Dense<'_, T, MB, R> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let g = self.0;
+        unsafe {
+            let k = g.w.cols();
+            let xs = g.xs::<MB>();
+            let mut n = g.n0;
+            while n < g.n1 {
+                let rows = R.min(g.n1 - n);
+                let mut w = [self.1; R];
+                for r in 0..R {
+                    w[r] = self.1.add((g.row0 + n + r.min(rows - 1)) * k);
+                }
+                let mut acc = [[S::splat(0.0); R]; MB];
+                let mut i = 0;
+                while i < k {
+                    let mut xv = [S::splat(0.0); MB];
+                    for m in 0..MB {
+                        xv[m] = S::load(xs[m].add(i));
+                    }
+                    for r in 0..R {
+                        let p = w[r].add(i);
+                        S::prefetch(p.wrapping_add(R * k).cast());
+                        let v = if k - i >= S::N { T::load::<S>(p) } else { load_upto::<S, T>(p, k - i) };
+                        for m in 0..MB {
+                            acc[m][r] = S::fma(v, xv[m], acc[m][r]);
+                        }
+                    }
+                    i += S::N;
+                }
+                let mut y = [[0f32; R]; MB];
+                for m in 0..MB {
+                    for r in 0..R {
+                        y[m][r] = S::sum(acc[m][r]);
+                    }
+                }
+                g.finish(n, rows, y);
+                n += rows;
+            }
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Every kernel on every instruction set of this machine against the plain f64 form, on random shapes with odd tails.
+
+mod attention;
+mod products;
+mod rows;
+mod support;
