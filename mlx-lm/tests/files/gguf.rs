@@ -13,8 +13,10 @@ use sha2::{Digest, Sha256};
 use crate::gguf_file::{GgufFile, kv};
 use crate::random::Random;
 
-/// (type, blocks, elements per block, bytes, values of the first 4 blocks, hash of all values)
-fn recorded() -> Vec<(GgmlType, Vec<u8>, Vec<f32>, Vec<u8>)> {
+/// Type, blocks, values of the first 4 blocks, hash of all values.
+type Record = (GgmlType, Vec<u8>, Vec<f32>, Vec<u8>);
+
+fn recorded() -> Vec<Record> {
     let packed = include_bytes!("../data/gguf_blocks.bin.gz");
     let mut all = vec![];
     flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut all).unwrap();
