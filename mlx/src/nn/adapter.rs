@@ -1,0 +1,74 @@
+//! Low-rank adapters that live inside a layer: LoRA (arXiv:2106.09685) and DoRA (arXiv:2402.09353).
+
+use super::module::{Param, Path};
+use crate::Array;
+
+/// A low-rank update of a layer's weight, `scale * a b`, and DoRA's magnitudes.
+///
+/// Shapes, for a weight [out, in] and rank r: `lora_a` [in, r], `lora_b` [r, out]; for a table [V, d]: [V, r], [r, d];
+/// for experts [E, out, in]: [E, r, in], [E, out, r]. `m` has one entry per row of the weight.
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    pub lora_a: Param,
+    pub lora_b: Param,
+    /// DoRA's magnitude of each row; `None` for LoRA.
+    pub m: Option<Param>,
+    /// Factor on the update: a plain multiplier, not alpha / r.
+    pub scale: f32,
+    /// Probability that an input of the update is dropped in training.
+    pub dropout: f32,
+    training: bool,
+}
+
+impl Adapter {
+    /// LoRA from its two factors.
+    pub fn lora(lora_a: Array, lora_b: Array, scale: f32, dropout: f32) -> Self {
+        Adapter { lora_a: lora_a.into(), lora_b: lora_b.into(), m: None, scale, dropout, training: true }
+    }
+
+    /// DoRA from its factors and magnitudes.
+    pub fn dora(lora_a: Array, lora_b: Array, m: Array, scale: f32, dropout: f32) -> Self {
+        Adapter { m: Some(m.into()), ..Adapter::lora(lora_a, lora_b, scale, dropout) }
+    }
+
+    pub fn rank(&self) -> i32 {
+        self.lora_a.shape().iter().chain(self.lora_b.shape()).copied().min().unwrap_or(0)
+    }
+
+    pub(super) fn set_training(&mut self, on: bool) {
+        self.training = on;
+    }
+
+    pub(super) fn drop_some(&self, x: &Array) -> Array {
+        if self.training { super::functions::dropout(x, self.dropout) } else { x.clone() }
+    }
+
+    /// (drop(x) a) b * scale, in the dtype of `like`.
+    #[track_caller]
+    pub(super) fn delta(&self, x: &Array, like: &Array) -> Array {
+        let z = self.drop_some(x).matmul(&self.lora_a).matmul(&self.lora_b);
+        (z * self.scale).astype(like.dtype())
+    }
+
+    pub(super) fn visit(&self, path: &mut Path, f: &mut dyn FnMut(&str, &Param)) {
+        path.enter("lora_a", |p| f(p.as_str(), &self.lora_a));
+        path.enter("lora_b", |p| f(p.as_str(), &self.lora_b));
+        if let Some(m) = &self.m {
+            path.enter("m", |p| f(p.as_str(), m));
+        }
+    }
+
+    pub(super) fn visit_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, &mut Param)) {
+        path.enter("lora_a", |p| f(p.as_str(), &mut self.lora_a));
+        path.enter("lora_b", |p| f(p.as_str(), &mut self.lora_b));
+        if let Some(m) = &mut self.m {
+            path.enter("m", |p| f(p.as_str(), m));
+        }
+    }
+}
+
+/// Norm of each row: [.., n, k] -> [.., n].
+#[track_caller]
+pub(super) fn row_norms(w: &Array) -> Array {
+    w.square().sum(-1).sqrt()
+}

@@ -1,0 +1,190 @@
+use crate::{assert_close, numbers};
+use mlx::nn::{Adapter, Embedding, LayerNorm, Linear, ModuleExt, RmsNorm, Rope, SwitchLinear};
+use mlx::{self as mx, Array, Dtype, Quant, QuantMode, array};
+
+/// x W.T by loops.
+fn product(x: &[f64], w: &[f64], n: usize, k: usize) -> Vec<f64> {
+    let dot = |row: &[f64], o: usize| (0..k).map(|i| row[i] * w[o * k + i]).sum();
+    x.chunks(k).flat_map(|row| (0..n).map(move |o| dot(row, o)).collect::<Vec<f64>>()).collect()
+}
+
+fn vec(a: &Array) -> Vec<f64> {
+    a.to_vec().unwrap()
+}
+
+#[test]
+fn linear_is_x_times_w_transposed_plus_b() {
+    let (x, w, b) = (numbers(&[2, 3], -1.0, 1.0), numbers(&[4, 3], -2.0, 2.0), array!([1.0, 2.0, 3.0, 4.0]));
+    let mut expected = product(&vec(&x), &vec(&w), 4, 3);
+    let layer = Linear::new(w, Some(b.clone()));
+    expected.iter_mut().enumerate().for_each(|(i, y)| *y += (i % 4 + 1) as f64);
+    let expected: Vec<f32> = expected.iter().map(|&v| v as f32).collect();
+    assert_close(&layer.forward(&x), &Array::from_slice(&expected, [2, 4]), 1e-6);
+    assert_eq!((layer.in_features(), layer.out_features(), layer.quant()), (3, 4, None));
+}
+
+#[test]
+fn quantised_layers_compute_with_the_dequantised_weight() {
+    let (x, w) = (numbers(&[3, 128], -1.0, 1.0), numbers(&[8, 128], -2.0, 2.0));
+    for quant in
+        [Quant::affine(32, 4), Quant::affine(64, 8), Quant::of_mode(QuantMode::Mxfp4), Quant::of_mode(QuantMode::Nvfp4)]
+    {
+        let mut layer = Linear::new(w.clone(), Some(numbers(&[8], 0.0, 1.0)));
+        layer.quantize(quant);
+        assert_eq!((layer.in_features(), layer.out_features(), layer.quant()), (128, 8, Some(quant)));
+        assert!(layer.dense_weight().dim(-1) == 128 && layer.weight().dtype() == Dtype::Uint32);
+        let dense = Linear::new(layer.dense_weight(), layer.bias().cloned());
+        assert_close(&layer.forward(&x), &dense.forward(&x), 1e-4);
+        let names: Vec<String> = layer.parameters().into_iter().map(|p| p.0).collect();
+        let affine = quant.mode == QuantMode::Affine;
+        assert_eq!(
+            names,
+            if affine { vec!["weight", "scales", "biases", "bias"] } else { vec!["weight", "scales", "bias"] }
+        );
+        assert_eq!(layer.trainable().len(), 1);
+        layer.freeze();
+        layer.unfreeze();
+        assert_eq!(layer.trainable()[0].0, "bias");
+
+        let mut table = Embedding::new(w.clone());
+        table.quantize(quant);
+        let ids = array!([[7, 0], [3, -1]]);
+        assert_close(&table.forward(&ids), &Embedding::new(table.dense_weight()).forward(&ids), 1e-6);
+        assert_eq!(table.forward(&array!(3)).shape(), [128]);
+        assert_close(&table.as_linear(&x), &x.matmul(&table.dense_weight().t()), 1e-4);
+        layer.dequantize();
+        assert_eq!(layer.quant(), None);
+    }
+    let refused = mx::catch(|| Linear::new(numbers(&[4, 48], 0.0, 1.0), None).quantize(Quant::affine(32, 4)));
+    assert!(refused.unwrap_err().to_string().contains("48"));
+}
+
+#[test]
+fn lora_adds_a_scaled_product_and_fuses_into_the_weight() {
+    let (x, w) = (numbers(&[5, 64], -1.0, 1.0), numbers(&[3, 64], -2.0, 2.0));
+    let (a, b) = (numbers(&[64, 2], -0.3, 0.4), numbers(&[2, 3], -1.0, 0.5));
+    let mut layer = Linear::new(w.clone(), Some(array!([1.0, 2.0, 3.0])));
+    let plain = layer.forward(&x);
+    layer.set_adapter(Some(Adapter::lora(a.clone(), b.clone(), 20.0, 0.0)));
+    let expected = &plain + x.matmul(&a).matmul(&b) * 20.0;
+    assert_close(&layer.forward(&x), &expected, 1e-5);
+    let names: Vec<String> = layer.parameters().into_iter().map(|p| p.0).collect();
+    assert_eq!(names, ["weight", "bias", "lora_a", "lora_b"]);
+    layer.fuse(false);
+    assert!(layer.adapter().is_none());
+    assert_close(&layer.forward(&x), &expected, 1e-4);
+    assert!(mx::catch(|| layer.set_adapter(Some(Adapter::lora(b, a, 1.0, 0.0)))).is_err());
+
+    let mut fresh = Linear::new(w, None);
+    let before = fresh.forward(&x);
+    fresh.add_lora(4, 10.0, 0.0);
+    assert_close(&fresh.forward(&x), &before, 0.0);
+    fresh.quantize(Quant::affine(64, 4));
+    fresh.fuse(false);
+    assert_eq!(fresh.quant(), Some(Quant::affine(64, 4)));
+}
+
+#[test]
+fn dora_rescales_rows_to_their_magnitudes() {
+    let (x, w) = (numbers(&[2, 4], -1.0, 1.0), numbers(&[3, 4], -2.0, 2.0));
+    let (a, b, m) = (numbers(&[4, 2], -0.3, 0.4), numbers(&[2, 3], -1.0, 0.5), array!([1.0, 2.0, 3.0]));
+    let mut layer = Linear::new(w.clone(), None);
+    layer.set_adapter(Some(Adapter::dora(a.clone(), b.clone(), m, 0.5, 0.0)));
+    // by loops: v = w + 0.5 (a b)^T, y_o = m_o / |v_o| * (v_o . x)
+    let (xs, ws, a, b) = (vec(&x), vec(&w), vec(&a), vec(&b));
+    let mut expected = Vec::new();
+    for row in xs.chunks(4) {
+        for o in 0..3 {
+            let v: Vec<f64> = (0..4)
+                .map(|i| ws[o * 4 + i] + 0.5 * (0..2).map(|r| a[i * 2 + r] * b[r * 3 + o]).sum::<f64>())
+                .collect();
+            let norm = v.iter().map(|v| v * v).sum::<f64>().sqrt();
+            expected.push(((o + 1) as f64 / norm * v.iter().zip(row).map(|(v, x)| v * x).sum::<f64>()) as f32);
+        }
+    }
+    let expected = Array::from_slice(&expected, [2, 3]);
+    assert_close(&layer.forward(&x), &expected, 1e-5);
+    layer.fuse(false);
+    assert_close(&layer.forward(&x), &expected, 1e-5);
+
+    let mut table = Embedding::new(w);
+    let before = table.forward(&array!([2, 0]));
+    table.add_dora(2, 4.0, 0.0);
+    assert_close(&table.forward(&array!([2, 0])), &before, 1e-6);
+}
+
+#[test]
+fn switch_layers_use_the_chosen_experts_in_every_form_and_dtype() {
+    let (w, bias) = (numbers(&[3, 2, 32], -1.0, 1.0), numbers(&[3, 2], 1.0, 2.0));
+    let x = numbers(&[4, 1, 1, 32], -1.0, 1.0);
+    let indices = array!([[0, 2], [1, 0], [2, 1], [2, 2]]);
+    let expected = |w: &Array, x: &Array| {
+        let mut rows = Vec::new();
+        for (t, chosen) in [[0, 2], [1, 0], [2, 1], [2, 2]].iter().enumerate() {
+            for &e in chosen {
+                let we = w.take(&array!(e), 0);
+                let y = x.take(&array!(t as i32), 0).reshape([1, 32]).matmul(&we.t());
+                rows.push(y + bias.take(&array!(e), 0));
+            }
+        }
+        mx::stack(&rows, 0).reshape([4, 2, 1, 2])
+    };
+    let mut layer = SwitchLinear::new(w.clone(), Some(bias.clone()));
+    assert_close(&layer.forward(&x, &indices, false), &expected(&w, &x), 1e-5);
+    let half = SwitchLinear::new(w.astype(Dtype::Bfloat16), Some(bias.astype(Dtype::Bfloat16)));
+    let y = half.forward(&x.astype(Dtype::Bfloat16), &indices, false);
+    assert_eq!(y.dtype(), Dtype::Bfloat16);
+    assert_close(&y.astype(Dtype::Float32), &expected(&w, &x), 3e-2);
+
+    layer.add_lora(2, 2.0, 0.0);
+    let (a, b) = (numbers(&[3, 2, 32], -0.5, 0.5), numbers(&[3, 2, 2], -1.0, 1.0));
+    layer.set_adapter(Some(Adapter::lora(a.clone(), b.clone(), 2.0, 0.0)));
+    let adapted = &w + b.matmul(&a) * 2.0;
+    assert_close(&layer.forward(&x, &indices, false), &expected(&adapted, &x), 1e-4);
+    layer.fuse(false);
+    assert_close(&layer.forward(&x, &indices, false), &expected(&adapted, &x), 1e-4);
+    layer.quantize(Quant::affine(32, 8));
+    assert_close(&layer.forward(&x, &indices, false), &expected(&layer.dense_weight(), &x), 1e-4);
+    assert_eq!((layer.in_features(), layer.out_features(), layer.num_experts()), (32, 2, 3));
+}
+
+#[test]
+fn norms_match_their_formulas() {
+    let x = numbers(&[2, 8], -3.0, 5.0);
+    let w = numbers(&[8], 0.5, 2.0);
+    let by_hand: Vec<f32> = vec(&x)
+        .chunks(8)
+        .flat_map(|r| {
+            let rms = (r.iter().map(|v| v * v).sum::<f64>() / 8.0 + 1e-5).sqrt();
+            r.iter().zip(vec(&w)).map(|(v, w)| (v / rms * w) as f32).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_close(&RmsNorm::new(Some(w.clone()), 1e-5).forward(&x), &Array::from_slice(&by_hand, [2, 8]), 1e-5);
+    let by_hand: Vec<f32> = vec(&x)
+        .chunks(8)
+        .flat_map(|r| {
+            let mean = r.iter().sum::<f64>() / 8.0;
+            let std = (r.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 8.0 + 1e-5).sqrt();
+            r.iter().zip(vec(&w)).map(|(v, w)| ((v - mean) / std * w + 0.25) as f32).collect::<Vec<_>>()
+        })
+        .collect();
+    let bias = mx::full([8], 0.25, None);
+    let layer = LayerNorm::new(Some(w), Some(bias), 1e-5);
+    assert_close(&layer.forward(&x), &Array::from_slice(&by_hand, [2, 8]), 1e-5);
+}
+
+#[test]
+fn rope_rotates_pairs_by_position() {
+    let x = numbers(&[1, 1, 3, 4], -1.0, 1.0);
+    let y = vec(&Rope::new(4, false).forward(&x, 5));
+    let xs = vec(&x);
+    for l in 0..3 {
+        for i in 0..2 {
+            let angle = (5 + l) as f64 * 10000f64.powf(-(i as f64) / 2.0);
+            let (a, b) = (xs[l * 4 + i], xs[l * 4 + i + 2]);
+            assert!((y[l * 4 + i] - (a * angle.cos() - b * angle.sin())).abs() < 1e-5);
+            assert!((y[l * 4 + i + 2] - (a * angle.sin() + b * angle.cos())).abs() < 1e-5);
+        }
+    }
+    assert_close(&Rope::new(4, false).forward(&x, &array!(5)), &Rope::new(4, false).forward(&x, 5), 1e-6);
+}
