@@ -98,11 +98,10 @@ pub fn unpack(env: &Env, cache: &Cache, wheel: &Wheel, stage: &Path, also: &[Str
     })?;
     for file in list(&new)?.iter().filter(|f| f.extension() == Some(OsStr::new("whl"))) {
         run(Command::new(&env.python).args(["-m", "zipfile", "-e"]).arg(file).arg(stage))?;
+        // also over a kept one, which may be the damaged file that was passed over
         let keep = kept.join(file.file_name().unwrap_or_default());
-        if !keep.exists() {
-            let part = kept.join(format!(".part-{}", std::process::id()));
-            fs::copy(file, &part).and_then(|_| fs::rename(&part, &keep)).map_err(at(&keep))?;
-        }
+        let part = kept.join(format!(".part-{}", std::process::id()));
+        fs::copy(file, &part).and_then(|_| fs::rename(&part, &keep)).map_err(at(&keep))?;
     }
     remove(&new)
 }

@@ -36,9 +36,6 @@ fn build() -> Result<(), String> {
     }
     let cache = cache::Cache::new(&env.cache);
     let mlx = mlx::find(&env, &cache)?;
-    if env.backend() == "cuda" && !mlx.lib.join("../../nvidia").exists() {
-        println!("cargo:warning={}", messages::no_nvidia(&env.python));
-    }
     let library = mlxc::build(&env, &cache, &mlx)?;
     link::tell(&env, &mlx, &library);
     Ok(())

@@ -9,6 +9,7 @@ use crate::{
     host, messages, source,
 };
 use std::{
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -43,21 +44,37 @@ pub fn find(env: &Env, cache: &Cache) -> Result<Mlx, String> {
         Some(found) => ("python", found.hash.as_str()),
         None => ("wheel", wheel.sha256.as_str()),
     };
-    let unpack = |stage: &Path| match &installed {
-        Some(found) => found.copy(stage),
-        None => fetch::unpack(env, cache, &wheel, stage, &messages::mlx_remedies(VERSION)),
+    let nvidia = if env.backend() == "cuda" { nvidia(env) } else { None };
+    let unpack = |stage: &Path| {
+        match &installed {
+            Some(found) => found.copy(stage)?,
+            None => fetch::unpack(env, cache, &wheel, stage, &messages::mlx_remedies(VERSION))?,
+        }
+        // libmlx looks for NVIDIA's libraries, and its run-time compiler for their headers, at ../../nvidia
+        nvidia.as_ref().map_or(Ok(()), |dir| symlink(dir, stage.join("nvidia")).map_err(at(dir)))
     };
+    let name = entry(env, hash, nvidia.as_deref());
     let (place, blas) = if env.macos() {
-        (cache.entry(&entry(env, hash), |stage, _| unpack(stage))?, "accelerate")
+        (cache.entry(&name, |stage, _| unpack(stage))?, "accelerate")
     } else {
-        blas::entry(env, cache, &entry(env, hash), unpack)?
+        blas::entry(env, cache, &name, unpack)?
     };
+    if env.backend() == "cuda" && nvidia.is_none() {
+        println!("cargo:warning={}", messages::no_nvidia(&env.python));
+    }
     let include = place.join("mlx/include");
     Ok(Mlx { headers: VERSION.into(), lib: place.join("mlx/lib"), include, route, blas })
 }
 
-fn entry(env: &Env, hash: &str) -> String {
-    format!("mlx-{VERSION}-{}-{}", env.backend(), key(&[hash.as_bytes()]))
+fn entry(env: &Env, hash: &str, nvidia: Option<&Path>) -> String {
+    let nvidia = nvidia.map_or(&[][..], |d| d.as_os_str().as_encoded_bytes());
+    format!("mlx-{VERSION}-{}-{}", env.backend(), key(&[hash.as_bytes(), nvidia]))
+}
+
+/// The folder that the nvidia-* packages of the Python environment fill.
+fn nvidia(env: &Env) -> Option<PathBuf> {
+    let told = run(Command::new(&env.python).args(["-c", "import nvidia; print(*nvidia.__path__, sep='\\n')"])).ok()?;
+    told.lines().map(PathBuf::from).find(|d| d.join("cudnn/lib").exists())
 }
 
 /// The pinned wheel for the target, on macOS the newest that this system can use.

@@ -100,7 +100,7 @@ pub fn cmake(env: &Env, tools: &Tools, step: &str, out: &Path, defines: &[(&str,
 
 /// mlx-c catches `std::exception` only, but MLX also throws a string literal, which would end the process.
 /// Rewrites the staged sources to catch everything, and checks that every block was reached.
-fn catch_everything(dir: &Path) -> Result<(), String> {
+pub fn catch_everything(dir: &Path) -> Result<(), String> {
     let (mut blocks, mut texts) = (0, 0);
     for file in list(dir)?.iter().filter(|f| f.extension().is_some_and(|e| e == "cpp")) {
         let text = String::from_utf8_lossy(&read(file)?).replace("std::exception & e", "std::exception& e");
