@@ -8,12 +8,14 @@ mod checkpoint;
 mod dtype;
 pub mod gguf;
 mod inspect;
+mod packed;
 pub mod safetensors;
 mod save;
 
 pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, Format, GgufOptions};
 pub use dtype::Dtype;
-pub use inspect::{Inspection, QuantCount, geometry, inspect};
+pub use inspect::{Inspection, QuantCount, inspect};
+pub use packed::geometry;
 pub use safetensors::TensorInfo;
 pub use save::{MAX_SHARD_BYTES, Saved, Tensor, save_shards, write_atomic};
