@@ -29,6 +29,9 @@ pub enum Error {
     Request(String),
     #[error("{0}")]
     Hub(String),
+    /// An op, an evaluation or an array file failed.
+    #[error(transparent)]
+    Mlx(#[from] mlx::Error),
 }
 
 impl Error {

@@ -1,6 +1,15 @@
 //! Language models on MLX.
+pub mod blueprint;
+pub mod cache;
 pub mod config;
+pub mod decoder;
 pub mod error;
+pub mod families;
+pub mod ffn;
+pub mod generate;
 pub mod hub;
+pub mod mixers;
 pub mod weights;
+
+pub use decoder::Model;
 pub use error::{Error, Result};

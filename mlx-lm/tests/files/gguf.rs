@@ -273,7 +273,7 @@ fn llama3_factors_and_deepseek_geometry_reach_the_config() {
     assert!(matches!(rope.kind, RopeKind::LongRope { ref long, original_max: 128, .. } if long.len() == 8));
     let mut f = GgufFile::new("deepseek2");
     for (key, n) in [
-        ("block_count", 1),
+        ("block_count", 2),
         ("attention.head_count", 4),
         ("attention.head_count_kv", 1),
         ("attention.key_length", 576),

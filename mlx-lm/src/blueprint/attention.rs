@@ -1,0 +1,140 @@
+//! Softmax attention as data.
+
+use super::{CacheKind, Norm, Rope};
+
+/// Softmax attention over grouped KV heads.
+#[derive(Debug, Clone)]
+pub struct Attention {
+    pub hidden: i32,
+    pub heads: i32,
+    pub kv_heads: i32,
+    pub head_dim: i32,
+    /// Width of a value head where it differs.
+    pub v_head_dim: Option<i32>,
+    pub scale: f32,
+    pub projections: Projections,
+    pub qkv_bias: bool,
+    /// Leaf name of the output projection.
+    pub o: String,
+    pub o_bias: bool,
+    pub qk_norm: Option<QkNorm>,
+    /// Norm without leaves on the values (gemma4).
+    pub v_norm: Option<Norm>,
+    pub rope: Option<Rope>,
+    /// Keys further back than this are not seen.
+    pub window: Option<i32>,
+    /// `cap * tanh(scores / cap)` before the softmax.
+    pub softcap: Option<f32>,
+    /// Leaf name of one extra logit per head.
+    pub sinks: Option<String>,
+    pub gate: Option<OutputGate>,
+    /// Queries, keys and values are clipped to +- this (dbrx).
+    pub clip_qkv: Option<f32>,
+    /// Attention in float32 whatever the dtype.
+    pub f32_scores: bool,
+    pub cache: CacheKind,
+}
+
+/// Leaf names of the projections into heads.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Projections {
+    Separate { q: String, k: String, v: String },
+    Fused { name: String, layout: FusedQkv },
+}
+
+/// Row order of a fused projection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FusedQkv {
+    /// All q, all k, all v.
+    Blocks,
+    /// Per head: q, k, v (gpt_neox).
+    PerHead,
+    /// Per kv head: its q heads, then k, then v (internlm2, phi3small).
+    PerKvGroup,
+}
+
+/// Norms on queries and keys.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QkNorm {
+    pub kind: QkNormKind,
+    pub norm: Norm,
+    pub q: String,
+    pub k: String,
+    /// After the rotation instead of before.
+    pub after_rope: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNormKind {
+    /// One weight [head_dim] for all heads.
+    PerHead,
+    /// Over the whole projected width, before the split into heads (olmo2).
+    FullWidth,
+    /// A weight row per head: [heads, head_dim] (cohere).
+    RowPerHead,
+}
+
+/// A gate on the attention output, before the output projection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OutputGate {
+    /// sigmoid of the second half of each head of a doubled q_proj (qwen3_next).
+    InQuery,
+    /// sigmoid of a projection as wide as the output.
+    Full { name: String },
+    /// One gate per head.
+    PerHead { name: String, softplus: bool },
+}
+
+crate::spec!(Attention, "full_attention", |a| a.cache.clone());
+
+impl Attention {
+    /// The common form: separate `q_proj`, `k_proj`, `v_proj`, `o_proj`, no biases, scale head_dim^-0.5, a KV cache.
+    pub fn new(hidden: i32, heads: i32, kv_heads: i32, head_dim: i32) -> Self {
+        Attention {
+            hidden,
+            heads,
+            kv_heads,
+            head_dim,
+            v_head_dim: None,
+            scale: (head_dim as f32).powf(-0.5),
+            projections: Projections::Separate { q: "q_proj".into(), k: "k_proj".into(), v: "v_proj".into() },
+            qkv_bias: false,
+            o: "o_proj".into(),
+            o_bias: false,
+            qk_norm: None,
+            v_norm: None,
+            rope: None,
+            window: None,
+            softcap: None,
+            sinks: None,
+            gate: None,
+            clip_qkv: None,
+            f32_scores: false,
+            cache: CacheKind::Kv,
+        }
+    }
+    pub fn rope(mut self, rope: Rope) -> Self {
+        self.rope = Some(rope);
+        self
+    }
+    /// Biases on all four projections, or on none.
+    pub fn bias(mut self, on: bool) -> Self {
+        (self.qkv_bias, self.o_bias) = (on, on);
+        self
+    }
+    /// Per-head norms named `q_norm` and `k_norm`.
+    pub fn qk_norm(mut self, kind: QkNormKind, norm: Norm) -> Self {
+        self.qk_norm = Some(QkNorm { kind, norm, q: "q_norm".into(), k: "k_norm".into(), after_rope: false });
+        self
+    }
+    /// A sliding window with a rotating cache of that size.
+    pub fn sliding(mut self, window: i32) -> Self {
+        self.window = Some(window);
+        self.cache = CacheKind::Rotating { size: window, keep: 0 };
+        self
+    }
+    pub fn scale(mut self, scale: f32) -> Self {
+        self.scale = scale;
+        self
+    }
+}

@@ -1,0 +1,90 @@
+//! Feed-forward parts as data: plain MLPs here, experts beside it.
+
+/// An activation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Activation {
+    Silu,
+    Gelu,
+    /// tanh approximation.
+    GeluTanh,
+    /// x * sigmoid(1.702 x).
+    GeluFast,
+    Relu,
+    /// relu(x)^2.
+    Relu2,
+    Sigmoid,
+    Tanh,
+}
+
+impl Activation {
+    /// The activation of a config's `hidden_act` name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "silu" | "swish" => Activation::Silu,
+            "gelu" => Activation::Gelu,
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_tanh" => Activation::GeluTanh,
+            "quick_gelu" => Activation::GeluFast,
+            "relu" => Activation::Relu,
+            "relu2" | "relu_squared" => Activation::Relu2,
+            "sigmoid" => Activation::Sigmoid,
+            "tanh" => Activation::Tanh,
+            _ => return None,
+        })
+    }
+}
+
+/// down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate.
+#[derive(Debug, Clone)]
+pub struct Mlp {
+    pub hidden: i32,
+    pub inner: i32,
+    pub activation: Activation,
+    pub names: MlpNames,
+    pub bias: bool,
+}
+
+/// Leaf names of an MLP.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MlpNames {
+    Gated {
+        gate: String,
+        up: String,
+        down: String,
+    },
+    /// Gate rows, then up rows, in one matrix.
+    FusedGated {
+        gate_up: String,
+        down: String,
+    },
+    Plain {
+        up: String,
+        down: String,
+    },
+}
+
+crate::spec!(Mlp, "mlp");
+
+impl Mlp {
+    /// SwiGLU named `gate_proj`, `up_proj`, `down_proj`.
+    pub fn swiglu(hidden: i32, inner: i32) -> Self {
+        Mlp {
+            hidden,
+            inner,
+            activation: Activation::Silu,
+            names: MlpNames::Gated { gate: "gate_proj".into(), up: "up_proj".into(), down: "down_proj".into() },
+            bias: false,
+        }
+    }
+    pub fn activation(mut self, activation: Activation) -> Self {
+        self.activation = activation;
+        self
+    }
+    pub fn bias(mut self, on: bool) -> Self {
+        self.bias = on;
+        self
+    }
+    pub fn named(mut self, names: MlpNames) -> Self {
+        self.names = names;
+        self
+    }
+}

@@ -1,0 +1,248 @@
+//! What a decoder is made of, as plain data: no weights, no arrays, no file access.
+//!
+//! A family turns a [`Config`](crate::config::Config) into a [`Blueprint`]; `decoder` builds it from a checkpoint.
+//! Parts are open: a mixer, ffn or block is any type that implements [`Spec`], built by what the
+//! [`Registry`](crate::decoder::Registry) holds for it. Leaf names are the checkpoint's own, so that parameter paths
+//! equal Python mlx-lm's.
+
+pub mod attention;
+pub mod cache;
+pub mod ffn;
+pub mod norm;
+pub mod rope;
+
+pub use attention::{Attention, FusedQkv, OutputGate, Projections, QkNorm, QkNormKind};
+pub use cache::CacheKind;
+pub use ffn::{Activation, Mlp, MlpNames};
+pub use norm::{Norm, NormKind};
+pub use rope::{Rope, RopeScaling};
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::rc::Rc;
+
+/// A part of a blueprint: data with a kind name, built by the registry's entry for its type.
+pub trait Spec: Any + Debug {
+    /// The name in messages and in `layer_types` of composed configs.
+    fn kind(&self) -> &'static str;
+    /// The cache that one layer of this part needs; ffns need none.
+    fn cache(&self) -> CacheKind {
+        CacheKind::None
+    }
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Implements [`Spec`] for a data type: `spec!(Attention, "attention", |s| s.cache.clone())`.
+#[macro_export]
+macro_rules! spec {
+    ($t:ty, $kind:expr) => {
+        impl $crate::blueprint::Spec for $t {
+            fn kind(&self) -> &'static str {
+                $kind
+            }
+            fn as_any(&self) -> &dyn ::std::any::Any {
+                self
+            }
+        }
+    };
+    ($t:ty, $kind:expr, $cache:expr) => {
+        impl $crate::blueprint::Spec for $t {
+            fn kind(&self) -> &'static str {
+                $kind
+            }
+            fn cache(&self) -> $crate::blueprint::CacheKind {
+                let f: fn(&$t) -> $crate::blueprint::CacheKind = $cache;
+                f(self)
+            }
+            fn as_any(&self) -> &dyn ::std::any::Any {
+                self
+            }
+        }
+    };
+}
+
+/// A shared part: layers that look alike share one.
+pub type Part = Rc<dyn Spec>;
+
+/// A whole decoder.
+#[derive(Debug, Clone)]
+pub struct Blueprint {
+    pub vocab: i32,
+    pub hidden: i32,
+    pub embed: Embed,
+    /// Path of the layer list, `model.layers`.
+    pub layers_path: String,
+    pub layers: Vec<Layer>,
+    /// Path and kind of the norm before the head.
+    pub norm: Option<(String, Norm)>,
+    pub head: Head,
+    /// Arrays that are computed once per forward and shared by layers (per-layer inputs, stream mixing, ...).
+    pub prologue: Option<Part>,
+}
+
+/// Token ids to hidden states.
+#[derive(Debug, Clone)]
+pub struct Embed {
+    pub path: String,
+    /// Factor on the embeddings; `None` multiplies nothing.
+    pub scale: Option<EmbedScale>,
+    /// Learned positions: path and number of rows.
+    pub positions: Option<(String, i32)>,
+    /// A norm right after.
+    pub norm: Option<(String, Norm)>,
+}
+
+/// A factor on embeddings, and whether it is rounded to bf16 first (gemma).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EmbedScale {
+    pub value: f32,
+    pub round_bf16: bool,
+}
+
+/// Hidden states to logits.
+#[derive(Debug, Clone)]
+pub struct Head {
+    pub path: String,
+    pub tied: Tied,
+    pub bias: bool,
+    /// Factor on the logits.
+    pub scale: f32,
+    /// `cap * tanh(logits / cap)`.
+    pub softcap: Option<f32>,
+    /// Logits of these ids become -infinity.
+    pub forbidden: Vec<u32>,
+}
+
+/// Whether the head is the embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tied {
+    Yes,
+    No,
+    /// Tied iff the checkpoint holds no head.
+    IfAbsent,
+}
+
+/// One layer: residual branches in order.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    pub body: LayerBody,
+}
+
+#[derive(Debug, Clone)]
+pub enum LayerBody {
+    /// `x = x + branch(x)`, one after the other.
+    Sequential(Vec<Branch>),
+    /// `x = x + sum of branch(x)`, all from the same x; a shared norm may come first.
+    Parallel { norm: Option<(String, Norm)>, branches: Vec<Branch> },
+    /// A topology of its own, with the sublayers inside.
+    Custom(Part),
+}
+
+/// `post_norm(part(norm(x))) * scale`: one term of a residual stream.
+#[derive(Debug, Clone)]
+pub struct Branch {
+    /// Leaf name and kind of the norm on the input.
+    pub norm: Option<(String, Norm)>,
+    /// Leaf name of the sublayer; empty when its leaves lie in the layer itself.
+    pub name: String,
+    pub part: BranchPart,
+    /// Leaf name and kind of the norm on the output.
+    pub post_norm: Option<(String, Norm)>,
+    /// Factor on the output (granite, minicpm).
+    pub scale: f32,
+    /// Clip the sum to the range of f16 when running in f16 (gemma3).
+    pub clip_f16: bool,
+}
+
+#[derive(Debug, Clone)]
+pub enum BranchPart {
+    Mixer(Part),
+    Ffn(Part),
+}
+
+impl Branch {
+    /// A pre-norm sequence mixer.
+    pub fn mixer(norm: &str, kind: Norm, name: &str, part: impl Spec) -> Self {
+        Branch::new(Some((norm.into(), kind)), name, BranchPart::Mixer(Rc::new(part)))
+    }
+    /// A pre-norm ffn.
+    pub fn ffn(norm: &str, kind: Norm, name: &str, part: impl Spec) -> Self {
+        Branch::new(Some((norm.into(), kind)), name, BranchPart::Ffn(Rc::new(part)))
+    }
+    /// Any branch.
+    pub fn new(norm: Option<(String, Norm)>, name: &str, part: BranchPart) -> Self {
+        Branch { norm, name: name.into(), part, post_norm: None, scale: 1.0, clip_f16: false }
+    }
+    /// With a norm on the output.
+    pub fn post_norm(mut self, name: &str, kind: Norm) -> Self {
+        self.post_norm = Some((name.into(), kind));
+        self
+    }
+    /// Without the norm on the input.
+    pub fn no_norm(mut self) -> Self {
+        self.norm = None;
+        self
+    }
+    /// With a factor on the output.
+    pub fn scaled(mut self, scale: f32) -> Self {
+        self.scale = scale;
+        self
+    }
+}
+
+impl Layer {
+    pub fn sequential(branches: impl Into<Vec<Branch>>) -> Self {
+        Layer { body: LayerBody::Sequential(branches.into()) }
+    }
+    pub fn parallel(norm: Option<(String, Norm)>, branches: impl Into<Vec<Branch>>) -> Self {
+        Layer { body: LayerBody::Parallel { norm, branches: branches.into() } }
+    }
+    pub fn custom(part: impl Spec) -> Self {
+        Layer { body: LayerBody::Custom(Rc::new(part)) }
+    }
+
+    /// The cache that this layer needs.
+    pub fn cache(&self) -> CacheKind {
+        let branches = match &self.body {
+            LayerBody::Sequential(b) | LayerBody::Parallel { branches: b, .. } => b,
+            LayerBody::Custom(part) => return part.cache(),
+        };
+        let mut kinds = branches.iter().filter_map(|b| match &b.part {
+            BranchPart::Mixer(m) => Some(m.cache()),
+            BranchPart::Ffn(_) => None,
+        });
+        match (kinds.next(), kinds.next()) {
+            (None, _) => CacheKind::None,
+            (Some(one), None) => one,
+            (Some(a), Some(b)) => CacheKind::List([a, b].into_iter().chain(kinds).collect()),
+        }
+    }
+}
+
+impl Blueprint {
+    /// A decoder with everything else at its usual place: `model.embed_tokens`, `model.layers`, `model.norm`, `lm_head`.
+    pub fn new(vocab: i32, hidden: i32, norm: Norm, tied: bool, layers: Vec<Layer>) -> Self {
+        Blueprint {
+            vocab,
+            hidden,
+            embed: Embed { path: "model.embed_tokens".into(), scale: None, positions: None, norm: None },
+            layers_path: "model.layers".into(),
+            layers,
+            norm: Some(("model.norm".into(), norm)),
+            head: Head {
+                path: "lm_head".into(),
+                tied: if tied { Tied::Yes } else { Tied::No },
+                bias: false,
+                scale: 1.0,
+                softcap: None,
+                forbidden: Vec::new(),
+            },
+            prologue: None,
+        }
+    }
+
+    /// One cache kind per layer, in order.
+    pub fn caches(&self) -> Vec<CacheKind> {
+        self.layers.iter().map(Layer::cache).collect()
+    }
+}

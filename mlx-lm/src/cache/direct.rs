@@ -1,0 +1,52 @@
+//! No memory: keys and values of one pass go straight to the queries.
+
+use super::{Cache, Kv, MaskKey, Position, causal_mask};
+use mlx::Array;
+use mlx::fast::Mask;
+use std::any::Any;
+
+/// Attention without a cache.
+#[derive(Debug, Default, Clone)]
+pub struct Direct;
+
+impl Cache for Direct {
+    fn kind(&self) -> &'static str {
+        "none"
+    }
+    fn offset(&self) -> i32 {
+        0
+    }
+    fn each(&self, _: &mut dyn FnMut(&Array)) {}
+    fn boxed_clone(&self) -> Box<dyn Cache> {
+        Box::new(self.clone())
+    }
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+    fn as_kv(&mut self) -> Option<&mut dyn Kv> {
+        Some(self)
+    }
+}
+
+impl Kv for Direct {
+    fn position(&self) -> Position {
+        Position::At(0)
+    }
+    fn update(&mut self, k: Array, v: Array) -> (Array, Array) {
+        (k, v)
+    }
+    fn fetch(&self) -> Option<(Array, Array)> {
+        None
+    }
+    fn mask(&self, n: i32, window: Option<i32>, as_array: bool) -> Mask {
+        match window {
+            _ if n == 1 && !as_array => Mask::None,
+            Some(w) if n > w => Mask::Array(causal_mask(n, 0, Some(w), None)),
+            _ if as_array => Mask::Array(causal_mask(n, 0, window, None)),
+            _ => Mask::Causal,
+        }
+    }
+    fn mask_key(&self) -> MaskKey {
+        MaskKey { kind: "none", offset: 0, size: 0, head: 0, padding: 0 }
+    }
+}

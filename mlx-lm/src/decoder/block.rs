@@ -1,0 +1,178 @@
+//! Layers: residual streams around sublayers.
+
+use super::norm::Norm;
+use super::{Registry, Step};
+use crate::Result;
+use crate::blueprint::{Branch as BranchSpec, BranchPart, Layer, LayerBody};
+use crate::cache::Cache;
+use crate::ffn::Ffn;
+use crate::mixers::Mixer;
+use crate::weights::Leaves;
+use mlx::nn::module::{LayerMut, Param, Path};
+use mlx::nn::{Leaf, Module};
+use mlx::{self as mx, Array, Dtype};
+
+/// One layer: x [B, L, D] -> [B, L, D].
+pub trait Block: Module {
+    fn forward(&self, x: Array, step: &Step, cache: &mut dyn Cache) -> Array;
+}
+
+pub(super) fn register(_: &mut Registry) {}
+
+pub(super) fn build(layer: &Layer, hidden: i32, r: &Registry, leaves: &Leaves) -> Result<Box<dyn Block>> {
+    let branches = |specs: &[BranchSpec]| {
+        let mut mixers = 0;
+        specs
+            .iter()
+            .map(|s| {
+                let b = Branch::load(s, hidden, r, leaves, mixers)?;
+                mixers += matches!(s.part, BranchPart::Mixer(_)) as usize;
+                Ok(b)
+            })
+            .collect::<Result<Vec<_>>>()
+    };
+    Ok(match &layer.body {
+        LayerBody::Sequential(specs) => Box::new(Residual { norm: None, branches: branches(specs)?, parallel: false }),
+        LayerBody::Parallel { norm, branches: specs } => Box::new(Residual {
+            norm: norm.as_ref().map(|(name, n)| Norm::load(leaves, name, n, &[hidden])).transpose()?,
+            branches: branches(specs)?,
+            parallel: true,
+        }),
+        LayerBody::Custom(spec) => return r.build_block(spec.as_ref(), leaves),
+    })
+}
+
+enum Sublayer {
+    Mixer(Box<dyn Mixer>),
+    Ffn(Box<dyn Ffn>),
+}
+
+/// post_norm(sublayer(norm(x))) * scale
+struct Branch {
+    name: String,
+    norm: Option<Leaf<Norm>>,
+    sublayer: Sublayer,
+    post_norm: Option<Leaf<Norm>>,
+    scale: f32,
+    clip_f16: bool,
+    /// Which of the layer's caches is this mixer's.
+    cache: usize,
+}
+
+impl Branch {
+    fn load(s: &BranchSpec, hidden: i32, r: &Registry, leaves: &Leaves, cache: usize) -> Result<Branch> {
+        let norm = |n: &Option<(String, crate::blueprint::Norm)>| {
+            n.as_ref().map(|(name, n)| Norm::load(leaves, name, n, &[hidden])).transpose()
+        };
+        let inner = leaves.at(&s.name);
+        let sublayer = match &s.part {
+            BranchPart::Mixer(m) => Sublayer::Mixer(r.build_mixer(m.as_ref(), &inner)?),
+            BranchPart::Ffn(f) => Sublayer::Ffn(r.build_ffn(f.as_ref(), &inner)?),
+        };
+        Ok(Branch {
+            name: s.name.clone(),
+            norm: norm(&s.norm)?,
+            sublayer,
+            post_norm: norm(&s.post_norm)?,
+            scale: s.scale,
+            clip_f16: s.clip_f16,
+            cache,
+        })
+    }
+
+    fn forward(&self, x: &Array, step: &Step, cache: &mut dyn Cache, many: bool) -> Array {
+        let normed;
+        let x = match &self.norm {
+            Some(n) => {
+                normed = n.forward(x);
+                &normed
+            }
+            None => x,
+        };
+        let mut y = match &self.sublayer {
+            Sublayer::Mixer(m) if many => m.forward(x, step, cache.part(self.cache)),
+            Sublayer::Mixer(m) => m.forward(x, step, cache),
+            Sublayer::Ffn(f) => f.forward(x, step),
+        };
+        if let Some(n) = &self.post_norm {
+            y = n.forward(&y);
+        }
+        if self.scale == 1.0 { y } else { y * self.scale }
+    }
+
+    /// x + y, kept in range of f16 where the family asks for it.
+    fn join(&self, x: Array, y: Array) -> Array {
+        if self.clip_f16 && x.dtype() == Dtype::Float16 {
+            let sum = x.astype(Dtype::Float32) + y.astype(Dtype::Float32);
+            return mx::clip(sum, Some(-65504.0), Some(65504.0)).astype(Dtype::Float16);
+        }
+        x + y
+    }
+}
+
+/// x + branch(x) one after the other, or x + the sum of all branches of x.
+struct Residual {
+    norm: Option<Leaf<Norm>>,
+    branches: Vec<Branch>,
+    parallel: bool,
+}
+
+impl Residual {
+    fn has_many_caches(&self) -> bool {
+        self.branches.iter().filter(|b| matches!(b.sublayer, Sublayer::Mixer(_))).count() > 1
+    }
+}
+
+impl Block for Residual {
+    fn forward(&self, mut x: Array, step: &Step, cache: &mut dyn Cache) -> Array {
+        let many = self.has_many_caches();
+        if !self.parallel {
+            for b in &self.branches {
+                let y = b.forward(&x, step, cache, many);
+                x = b.join(x, y);
+            }
+            return x;
+        }
+        let input = self.norm.as_ref().map_or_else(|| x.clone(), |n| n.forward(&x));
+        for b in &self.branches {
+            let y = b.forward(&input, step, cache, many);
+            x = b.join(x, y);
+        }
+        x
+    }
+}
+
+macro_rules! walk {
+    ($self:ident, $path:ident, $f:ident, $visit:ident, $field:ident, $iter:ident $(, $mut:tt)?) => {{
+        mlx::nn::module::$field(& $($mut)? $self.norm, "norm", $path, $f);
+        for b in $self.branches.$iter() {
+            mlx::nn::module::$field(& $($mut)? b.norm, "norm", $path, $f);
+            let sub = & $($mut)? b.sublayer;
+            $path.enter(&b.name, |path| match sub {
+                Sublayer::Mixer(m) => m.$visit(path, $f),
+                Sublayer::Ffn(m) => m.$visit(path, $f),
+            });
+            mlx::nn::module::$field(& $($mut)? b.post_norm, "post_norm", $path, $f);
+        }
+    }};
+}
+
+impl Module for Residual {
+    fn visit(&self, path: &mut Path, f: &mut dyn FnMut(&str, &Param)) {
+        walk!(self, path, f, visit, visit_field, iter)
+    }
+    fn visit_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, &mut Param)) {
+        walk!(self, path, f, visit_mut, visit_field_mut, iter_mut, mut)
+    }
+    fn layers_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, LayerMut<'_>)) {
+        walk!(self, path, f, layers_mut, layers_field_mut, iter_mut, mut)
+    }
+    fn set_training(&mut self, on: bool) {
+        for b in &mut self.branches {
+            match &mut b.sublayer {
+                Sublayer::Mixer(m) => m.set_training(on),
+                Sublayer::Ffn(m) => m.set_training(on),
+            }
+        }
+    }
+}

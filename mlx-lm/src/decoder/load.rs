@@ -1,0 +1,58 @@
+//! From a model directory or GGUF file to a decoder.
+
+use super::{Decoder, Registry};
+use crate::config::Config;
+use crate::families;
+use crate::weights::{Checkpoint, Leaves, Tensors};
+use crate::{Error, Result};
+use std::path::Path;
+
+/// How to load.
+#[derive(Default)]
+pub struct LoadOptions<'a> {
+    /// Called with (done, total) layers.
+    pub progress: Option<&'a mut dyn FnMut(usize, usize)>,
+    /// Parts beyond this crate's.
+    pub registry: Option<Registry>,
+}
+
+/// A decoder with the config it was made from.
+pub struct Model {
+    pub config: Config,
+    pub decoder: Decoder,
+}
+
+impl Model {
+    /// Loads a model directory (safetensors or one GGUF) or a `.gguf` file.
+    ///
+    /// # Errors
+    /// Name the file, key or tensor: an unknown `model_type`, a missing or extra tensor, a wrong shape, a broken file.
+    pub fn load(path: impl AsRef<Path>) -> Result<Model> {
+        Self::load_with(path, LoadOptions::default())
+    }
+
+    /// As [`load`](Self::load), with options.
+    pub fn load_with(path: impl AsRef<Path>, options: LoadOptions<'_>) -> Result<Model> {
+        let checkpoint = Checkpoint::open(path)?;
+        let config = checkpoint.config()?;
+        Self::from_checkpoint(config, &checkpoint, options)
+    }
+
+    /// From an open checkpoint and its config.
+    pub fn from_checkpoint(config: Config, checkpoint: &Checkpoint, options: LoadOptions<'_>) -> Result<Model> {
+        let family = families::find(&config)?;
+        let blueprint = (family.blueprint)(&config)?;
+        let quant = config.quantization()?.mlx()?;
+        let mut tensors = Tensors::open(checkpoint)?;
+        let registry = options.registry.unwrap_or_else(Registry::builtin);
+        let mut silent = |_: usize, _: usize| {};
+        let progress = options.progress.unwrap_or(&mut silent);
+        // shapes that no op accepts become errors, not crashes
+        let decoder = mlx::catch(|| -> Result<Decoder> {
+            (family.checkpoint)(&config, &mut tensors)?;
+            Decoder::build_with(blueprint, &registry, Leaves::new(tensors, quant), progress)
+        })
+        .map_err(Error::from)??;
+        Ok(Model { config, decoder })
+    }
+}

@@ -1,0 +1,184 @@
+//! Blueprint and weights to a running decoder: embedding, layers, norm, head, and the step that walks them.
+
+mod block;
+mod head;
+mod load;
+pub mod norm;
+mod registry;
+mod step;
+
+pub use block::Block;
+pub use load::{LoadOptions, Model};
+pub use registry::Registry;
+pub use step::Step;
+
+use crate::blueprint::Blueprint;
+use crate::cache::{self, Cache, Caches};
+use crate::weights::Leaves;
+use crate::{Error, Result};
+use head::{Embed, Head};
+use mlx::nn::module::{LayerMut, Param, Path};
+use mlx::nn::{Leaf, Module};
+use mlx::{Array, fast};
+use norm::Norm;
+
+/// A causal language model: token ids [B, L] to logits [B, L, V].
+pub struct Decoder {
+    blueprint: Blueprint,
+    embed: Embed,
+    layers: Vec<Box<dyn Block>>,
+    norm: Option<Leaf<Norm>>,
+    head: Head,
+}
+
+impl Decoder {
+    /// Builds every part from its leaves; leaves that no part asked for are an error.
+    pub fn build(blueprint: Blueprint, registry: &Registry, leaves: Leaves) -> Result<Decoder> {
+        Self::build_with(blueprint, registry, leaves, &mut |_, _| {})
+    }
+
+    /// As [`build`](Self::build); `progress` is called with (done, total) layers.
+    pub fn build_with(
+        blueprint: Blueprint,
+        registry: &Registry,
+        leaves: Leaves,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Decoder> {
+        let total = blueprint.layers.len();
+        let embed = Embed::load(&blueprint, &leaves)?;
+        let mut layers = Vec::with_capacity(total);
+        for (i, layer) in blueprint.layers.iter().enumerate() {
+            progress(i, total);
+            let at = leaves.at(&blueprint.layers_path).at(&i.to_string());
+            layers.push(block::build(layer, blueprint.hidden, registry, &at).map_err(|e| in_layer(i, e))?);
+        }
+        progress(total, total);
+        let norm = match &blueprint.norm {
+            Some((path, n)) => Some(Norm::load(&leaves, path, n, &[blueprint.hidden])?),
+            None => None,
+        };
+        let head = Head::load(&blueprint, &leaves)?;
+        leaves.finish()?;
+        Ok(Decoder { blueprint, embed, layers, norm, head })
+    }
+
+    pub fn blueprint(&self) -> &Blueprint {
+        &self.blueprint
+    }
+
+    /// Fresh caches, one per layer (`make_prompt_cache`).
+    pub fn caches(&self) -> Result<Caches> {
+        self.blueprint.caches().iter().map(cache::make).collect()
+    }
+
+    /// Logits [B, L, V] of all positions.
+    pub fn forward(&self, ids: &Array, caches: &mut Caches) -> Array {
+        self.logits(&self.hidden(ids, caches))
+    }
+
+    /// Logits of a whole sequence without a cache, as in training.
+    pub fn forward_direct(&self, ids: &Array) -> Result<Array> {
+        let mut caches: Caches = self.blueprint.caches().iter().map(cache::make_direct).collect::<Result<_>>()?;
+        Ok(self.forward(ids, &mut caches))
+    }
+
+    /// Logits [B, V] of the last position only.
+    pub fn forward_last(&self, ids: &Array, caches: &mut Caches) -> Array {
+        let h = self.hidden(ids, caches);
+        let l = h.dim(1);
+        let last = if l == 1 { h } else { h.slice_axis(1, l - 1..l) };
+        self.logits(&last).squeeze(1)
+    }
+
+    /// Hidden states [B, L, D] after the last layer, before the final norm.
+    pub fn hidden(&self, ids: &Array, caches: &mut Caches) -> Array {
+        self.hidden_from(self.embed.forward(ids, caches), ids, caches)
+    }
+
+    /// As [`hidden`](Self::hidden), from embeddings [B, L, D] in place of the model's own.
+    pub fn hidden_from(&self, embeddings: Array, ids: &Array, caches: &mut Caches) -> Array {
+        assert_eq!(caches.len(), self.layers.len(), "one cache per layer");
+        let step = Step::new(ids);
+        let mut h = embeddings;
+        for (layer, cache) in self.layers.iter().zip(caches.iter_mut()) {
+            h = layer.forward(h, &step, cache.as_mut());
+        }
+        h
+    }
+
+    /// Final norm and head.
+    pub fn logits(&self, h: &Array) -> Array {
+        let normed;
+        let h = match &self.norm {
+            Some(n) => {
+                normed = n.forward(h);
+                &normed
+            }
+            None => h,
+        };
+        self.head.forward(h, &self.embed)
+    }
+}
+
+fn in_layer(i: usize, e: Error) -> Error {
+    match e {
+        Error::Unsupported { what, name, message } => {
+            Error::Unsupported { what, name, message: format!("layer {i}: {message}") }
+        }
+        other => other,
+    }
+}
+
+impl Module for Decoder {
+    fn visit(&self, path: &mut Path, f: &mut dyn FnMut(&str, &Param)) {
+        self.embed.visit(path, f);
+        let layers = &self.layers;
+        path.enter(&self.blueprint.layers_path, |path| {
+            for (i, layer) in layers.iter().enumerate() {
+                path.enter(&i.to_string(), |path| layer.visit(path, f));
+            }
+        });
+        mlx::nn::module::visit_field(&self.norm, "norm", path, f);
+        self.head.visit(path, f);
+    }
+    fn visit_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, &mut Param)) {
+        self.embed.visit_mut(path, f);
+        let layers = &mut self.layers;
+        path.enter(&self.blueprint.layers_path, |path| {
+            for (i, layer) in layers.iter_mut().enumerate() {
+                path.enter(&i.to_string(), |path| layer.visit_mut(path, f));
+            }
+        });
+        mlx::nn::module::visit_field_mut(&mut self.norm, "norm", path, f);
+        self.head.visit_mut(path, f);
+    }
+    fn layers_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, LayerMut<'_>)) {
+        self.embed.layers_mut(path, f);
+        let layers = &mut self.layers;
+        path.enter(&self.blueprint.layers_path, |path| {
+            for (i, layer) in layers.iter_mut().enumerate() {
+                path.enter(&i.to_string(), |path| layer.layers_mut(path, f));
+            }
+        });
+        self.head.layers_mut(path, f);
+    }
+    fn set_training(&mut self, on: bool) {
+        for layer in &mut self.layers {
+            layer.set_training(on);
+        }
+    }
+}
+
+/// Cross entropy of logits [..., V] and targets [...], one value per target, in float32.
+pub fn cross_entropy(logits: &Array, targets: &Array) -> Array {
+    fast::cross_entropy(&logits.astype(mlx::Dtype::Float32), targets)
+}
+
+/// Evaluates the state of all caches.
+pub fn eval_caches(caches: &Caches) -> Result<()> {
+    let mut arrays = Vec::new();
+    for c in caches {
+        (c.as_ref() as &dyn Cache).each(&mut |a| arrays.push(a.clone()));
+    }
+    Ok(mlx::eval(&arrays)?)
+}

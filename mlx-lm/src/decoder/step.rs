@@ -1,0 +1,49 @@
+//! One forward pass: what layers share while it runs.
+
+use crate::cache::{Kv, MaskKey};
+use mlx::Array;
+use mlx::fast::Mask;
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+type Masks = HashMap<(MaskKey, i32, Option<i32>, bool), Mask>;
+
+/// The context of one forward pass: masks made once for all layers that need the same one, and arrays that a layer
+/// leaves for later ones.
+pub struct Step<'a> {
+    ids: &'a Array,
+    masks: RefCell<Masks>,
+    shared: RefCell<HashMap<&'static str, Array>>,
+}
+
+impl<'a> Step<'a> {
+    pub fn new(ids: &'a Array) -> Self {
+        Step { ids, masks: RefCell::default(), shared: RefCell::default() }
+    }
+
+    /// The token ids [B, L] of this pass.
+    pub fn ids(&self) -> &Array {
+        self.ids
+    }
+
+    /// The mask of the next `n` queries on a cache, within `window`.
+    pub fn mask(&self, kv: &dyn Kv, n: i32, window: Option<i32>) -> Mask {
+        self.mask_with(kv, n, window, false)
+    }
+
+    /// As [`mask`](Self::mask), always as an array when `as_array`.
+    pub fn mask_with(&self, kv: &dyn Kv, n: i32, window: Option<i32>, as_array: bool) -> Mask {
+        let key = (kv.mask_key(), n, window, as_array);
+        self.masks.borrow_mut().entry(key).or_insert_with(|| kv.mask(n, window, as_array)).clone()
+    }
+
+    /// Leaves an array for later layers of this pass.
+    pub fn put(&self, name: &'static str, array: Array) {
+        self.shared.borrow_mut().insert(name, array);
+    }
+
+    /// What an earlier layer left.
+    pub fn get(&self, name: &'static str) -> Option<Array> {
+        self.shared.borrow().get(name).cloned()
+    }
+}

@@ -1,0 +1,97 @@
+//! Readings of a config that most families share.
+
+use crate::Result;
+use crate::blueprint::{Activation, Attention, Mlp, Norm, Rope};
+use crate::config::Config;
+use crate::weights::Tensors;
+
+/// A size as the array layer counts it.
+pub fn size(c: &Config, key: &str) -> Result<i32> {
+    fit(c, key, c.usize(key)?)
+}
+
+/// A size with a default.
+pub fn size_or(c: &Config, key: &str, default: i32) -> Result<i32> {
+    match c.opt_usize(key)? {
+        Some(n) => fit(c, key, n),
+        None => Ok(default),
+    }
+}
+
+fn fit(c: &Config, key: &str, n: usize) -> Result<i32> {
+    i32::try_from(n).map_err(|_| c.error(key, format!("{n} is too large")))
+}
+
+/// Sizes that every decoder has.
+#[derive(Debug, Clone, Copy)]
+pub struct Dims {
+    pub hidden: i32,
+    pub layers: i32,
+    pub vocab: i32,
+    pub inner: i32,
+    pub heads: i32,
+    pub kv_heads: i32,
+    pub head_dim: i32,
+    pub eps: f32,
+}
+
+/// Reads [`Dims`] under their usual keys; `head_dim` defaults to hidden / heads, `num_key_value_heads` to heads.
+pub fn dims(c: &Config) -> Result<Dims> {
+    let (hidden, heads) = (size(c, "hidden_size")?, size(c, "num_attention_heads")?);
+    if heads == 0 {
+        return Err(c.error("num_attention_heads", "must not be 0"));
+    }
+    let kv_heads = size_or(c, "num_key_value_heads", heads)?;
+    if kv_heads == 0 || heads % kv_heads != 0 {
+        return Err(c.error("num_key_value_heads", format!("{kv_heads} does not divide {heads} heads")));
+    }
+    Ok(Dims {
+        hidden,
+        layers: size(c, "num_hidden_layers")?,
+        vocab: size(c, "vocab_size")?,
+        inner: size(c, "intermediate_size")?,
+        heads,
+        kv_heads,
+        head_dim: size_or(c, "head_dim", hidden / heads)?,
+        eps: c.f32_or("rms_norm_eps", 1e-6f32)?,
+    })
+}
+
+/// Attention of the usual form, with the config's rotary embedding.
+pub fn attention(c: &Config, d: &Dims) -> Result<Attention> {
+    Ok(Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim).rope(rope(c, d)?))
+}
+
+/// The config's rotary embedding over the whole head.
+pub fn rope(c: &Config, d: &Dims) -> Result<Rope> {
+    Ok(Rope::from_config(&c.rope()?, d.head_dim, 10_000.0).traditional(c.flag_or("rope_traditional", false)?))
+}
+
+/// SwiGLU of the config's width.
+pub fn swiglu(d: &Dims) -> Mlp {
+    Mlp::swiglu(d.hidden, d.inner)
+}
+
+/// The config's `key` as an activation.
+pub fn activation(c: &Config, key: &str, default: Activation) -> Result<Activation> {
+    match c.opt_str(key)? {
+        None => Ok(default),
+        Some(name) => {
+            Activation::from_name(name).ok_or_else(|| c.error(key, format!("activation {name:?} is not known")))
+        }
+    }
+}
+
+/// The RMS norm of the config's eps.
+pub fn rms(d: &Dims) -> Norm {
+    Norm::rms(d.eps)
+}
+
+/// Nothing but what no model needs: rotary tables, and a head that is tied.
+pub fn plain_checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    t.drop_where(|n| n.ends_with("rotary_emb.inv_freq"));
+    if c.tie_word_embeddings()?.unwrap_or(false) {
+        t.drop_where(|n| n.starts_with("lm_head."));
+    }
+    Ok(())
+}

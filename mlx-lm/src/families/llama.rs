@@ -1,0 +1,57 @@
+//! Llama (and mistral, xverse, iquestcoder, smollm3): a pre-norm SwiGLU decoder.
+
+use super::Family;
+use super::common::{attention, dims, plain_checkpoint, rms, swiglu};
+use crate::Result;
+use crate::blueprint::{Blueprint, Branch, Layer};
+use crate::config::Config;
+use crate::weights::Tensors;
+
+pub const FAMILY: Family = Family { model_types: &["llama", "smollm3"], blueprint, checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let full = attention(c, &d)?.bias(c.flag_or("attention_bias", false)?);
+    let mlp = swiglu(&d).bias(c.flag_or("mlp_bias", false)?);
+    let types = c.opt_strings("layer_types")?;
+    let window = c.opt_usize("sliding_window")?.map(|w| w as i32);
+    let layers = (0..d.layers as usize)
+        .map(|i| {
+            let mut mixer = full.clone();
+            if let (Some(t), Some(w)) = (types.as_ref().and_then(|t| t.get(i)), window)
+                && t == "sliding_attention"
+            {
+                mixer = mixer.sliding(w);
+            }
+            if !rotates(c, i)? {
+                mixer.rope = None;
+            }
+            Ok(Layer::sequential([
+                Branch::mixer("input_layernorm", rms(&d), "self_attn", mixer),
+                Branch::ffn("post_attention_layernorm", rms(&d), "mlp", mlp.clone()),
+            ]))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let tied = c.tie_word_embeddings()?.unwrap_or(true);
+    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied, layers))
+}
+
+/// smollm3: every fourth layer has no rotary embedding.
+fn rotates(c: &Config, layer: usize) -> Result<bool> {
+    if c.model_type() != "smollm3" {
+        return Ok(true);
+    }
+    if let Some(list) = c.opt_usizes("no_rope_layers")? {
+        return Ok(list.get(layer).is_none_or(|&on| on != 0));
+    }
+    let every = c.usize_or("no_rope_layer_interval", 4usize)?;
+    Ok(every == 0 || (layer + 1) % every != 0)
+}
+
+fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    plain_checkpoint(c, t)?;
+    if c.tie_word_embeddings()?.unwrap_or(true) {
+        t.drop_where(|n| n.starts_with("lm_head."));
+    }
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! Softmax attention over grouped KV heads (llama, qwen, gemma, ... and `full_attention` of composed models).
+
+use super::{Mixer, rope::Rope};
+use crate::Result;
+use crate::blueprint::{self, FusedQkv, OutputGate, Projections, QkNormKind};
+use crate::cache::{Attend, Cache};
+use crate::decoder::Step;
+use crate::decoder::norm::Norm;
+use crate::weights::Leaves;
+use mlx::nn::{Leaf, Linear, Module, Param};
+use mlx::{self as mx, Array, Dtype};
+
+/// Attention with every switch of [`blueprint::Attention`].
+#[derive(Module)]
+pub struct Attention {
+    q_proj: Option<Leaf<Linear>>,
+    k_proj: Option<Leaf<Linear>>,
+    v_proj: Option<Leaf<Linear>>,
+    qkv_proj: Option<Leaf<Linear>>,
+    o_proj: Leaf<Linear>,
+    q_norm: Option<Leaf<Norm>>,
+    k_norm: Option<Leaf<Norm>>,
+    sinks: Option<Leaf<Param>>,
+    gate: Option<Leaf<Linear>>,
+    #[module(skip)]
+    v_norm: Option<Norm>,
+    #[module(skip)]
+    rope: Option<Rope>,
+    #[module(skip)]
+    spec: blueprint::Attention,
+}
+
+pub(super) fn build(s: &blueprint::Attention, leaves: &Leaves) -> Result<Attention> {
+    let v_dim = s.v_head_dim.unwrap_or(s.head_dim);
+    let doubled = if s.gate == Some(OutputGate::InQuery) { 2 } else { 1 };
+    let (q_rows, k_rows, v_rows) = (s.heads * s.head_dim * doubled, s.kv_heads * s.head_dim, s.kv_heads * v_dim);
+    let linear = |name: &str, out: i32| leaves.linear(name, s.hidden, out, s.qkv_bias);
+    let (mut q_proj, mut k_proj, mut v_proj, mut qkv_proj) = (None, None, None, None);
+    match &s.projections {
+        Projections::Separate { q, k, v } => {
+            (q_proj, k_proj, v_proj) = (Some(linear(q, q_rows)?), Some(linear(k, k_rows)?), Some(linear(v, v_rows)?));
+        }
+        Projections::Fused { name, .. } => qkv_proj = Some(linear(name, q_rows + k_rows + v_rows)?),
+    }
+    let qk_norm = |name: &str, heads: i32| match &s.qk_norm {
+        None => Ok(None),
+        Some(n) => {
+            let shape: &[i32] = match n.kind {
+                QkNormKind::PerHead => &[s.head_dim],
+                QkNormKind::FullWidth => &[heads * s.head_dim],
+                QkNormKind::RowPerHead => &[heads, s.head_dim],
+            };
+            Norm::load(leaves, name, &n.norm, shape).map(Some)
+        }
+    };
+    let names = s.qk_norm.as_ref().map_or(("", ""), |n| (n.q.as_str(), n.k.as_str()));
+    let gate = match &s.gate {
+        None | Some(OutputGate::InQuery) => None,
+        Some(OutputGate::Full { name }) => Some(leaves.linear(name, s.hidden, s.heads * v_dim, false)?),
+        Some(OutputGate::PerHead { name, .. }) => Some(leaves.linear(name, s.hidden, s.heads, false)?),
+    };
+    Ok(Attention {
+        q_proj,
+        k_proj,
+        v_proj,
+        qkv_proj,
+        o_proj: leaves.linear(&s.o, s.heads * v_dim, s.hidden, s.o_bias)?,
+        q_norm: qk_norm(names.0, s.heads)?,
+        k_norm: qk_norm(names.1, s.kv_heads)?,
+        sinks: s.sinks.as_ref().map(|name| leaves.param(name, &[s.heads])).transpose()?,
+        gate,
+        v_norm: s.v_norm.as_ref().map(Norm::plain).transpose()?,
+        rope: s.rope.as_ref().map(Rope::new),
+        spec: s.clone(),
+    })
+}
+
+/// [B, L, H * D] -> [B, H, L, D]
+fn split_heads(x: &Array, heads: i32) -> Array {
+    let [b, l, _] = x.dims();
+    x.reshape([b, l, heads, -1]).transpose([0, 2, 1, 3])
+}
+
+impl Attention {
+    /// Flat queries, keys, values [B, L, rows].
+    fn project(&self, x: &Array) -> (Array, Array, Array) {
+        let s = &self.spec;
+        if let (Some(q), Some(k), Some(v)) = (&self.q_proj, &self.k_proj, &self.v_proj) {
+            return (q.forward(x), k.forward(x), v.forward(x));
+        }
+        let Some(fused) = &self.qkv_proj else { unreachable!("built with separate or fused projections") };
+        let layout = match &s.projections {
+            Projections::Fused { layout, .. } => *layout,
+            Projections::Separate { .. } => FusedQkv::Blocks,
+        };
+        let y = fused.forward(x);
+        let [b, l, _] = y.dims();
+        let (d, vd) = (s.head_dim, s.v_head_dim.unwrap_or(s.head_dim));
+        let parts = |y: &Array, q: i32, k: i32| {
+            let mut p = y.split_at(&[q, q + k], -1).into_iter();
+            match (p.next(), p.next(), p.next()) {
+                (Some(q), Some(k), Some(v)) => (q, k, v),
+                _ => unreachable!("split at two places gives three parts"),
+            }
+        };
+        match layout {
+            FusedQkv::Blocks => parts(&y, s.heads * d, s.kv_heads * d),
+            FusedQkv::PerHead | FusedQkv::PerKvGroup => {
+                let per_group = if layout == FusedQkv::PerHead { 1 } else { s.heads / s.kv_heads };
+                let (q, k, v) = parts(&y.reshape([b, l, s.kv_heads, (per_group + 1) * d + vd]), per_group * d, d);
+                (q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3))
+            }
+        }
+    }
+}
+
+impl Mixer for Attention {
+    fn forward(&self, x: &Array, step: &Step, cache: &mut dyn Cache) -> Array {
+        let s = &self.spec;
+        let [b, l, _] = x.dims();
+        let (mut q, mut k, mut v) = self.project(x);
+        if let Some(clip) = s.clip_qkv {
+            for a in [&mut q, &mut k, &mut v] {
+                *a = mx::clip(&*a, Some(-clip), Some(clip));
+            }
+        }
+        let mut gate = None;
+        if s.gate == Some(OutputGate::InQuery) {
+            let halves = q.reshape([b, l, s.heads, -1]).split(2, -1);
+            (q, gate) = (halves[0].flatten(2, 3), Some(halves[1].flatten(2, 3).sigmoid()));
+        }
+        let full_width = s.qk_norm.as_ref().is_some_and(|n| n.kind == QkNormKind::FullWidth);
+        let norm = |n: &Option<Leaf<Norm>>, a: Array| n.as_ref().map_or(a.clone(), |n| n.forward(&a));
+        if full_width {
+            (q, k) = (norm(&self.q_norm, q), norm(&self.k_norm, k));
+        }
+        let (mut q, mut k, mut v) =
+            (split_heads(&q, s.heads), split_heads(&k, s.kv_heads), split_heads(&v, s.kv_heads));
+        let after_rope = s.qk_norm.as_ref().is_some_and(|n| n.after_rope);
+        // a row per head: [H, 1, D] against [B, H, L, D]
+        let per_head = |n: &Option<Leaf<Norm>>, a: Array| n.as_ref().map_or(a.clone(), |n| n.forward_rows(&a));
+        if !full_width && !after_rope {
+            (q, k) = (per_head(&self.q_norm, q), per_head(&self.k_norm, k));
+        }
+        if let Some(n) = &self.v_norm {
+            v = n.forward(&v);
+        }
+        let kv = cache.kv();
+        if let Some(rope) = &self.rope {
+            let position = kv.position();
+            (q, k) = (rope.forward(&q, &position), rope.forward(&k, &position));
+        }
+        if !full_width && after_rope {
+            (q, k) = (per_head(&self.q_norm, q), per_head(&self.k_norm, k));
+        }
+        let mask = step.mask(kv, l, s.window);
+        let dtype = q.dtype();
+        if s.f32_scores {
+            (q, k) = (q.astype(Dtype::Float32), k.astype(Dtype::Float32));
+        }
+        let sinks = self.sinks.as_ref().map(|s| s.astype(q.dtype()));
+        let o = kv.attend(&q, k, v, Attend { scale: s.scale, mask: &mask, sinks: sinks.as_ref(), softcap: s.softcap });
+        let mut o = o.astype(dtype).transpose([0, 2, 1, 3]);
+        if let (Some(OutputGate::PerHead { softplus, .. }), Some(g)) = (&s.gate, &self.gate) {
+            let g = g.forward(x);
+            let g = if *softplus { mx::logaddexp(&g, 0.0) } else { g.sigmoid() };
+            o = o * g.expand_dims(-1);
+        }
+        let mut o = o.reshape([b, l, -1]);
+        if let (Some(OutputGate::Full { .. }), Some(g)) = (&s.gate, &self.gate) {
+            o = o * g.forward(x).sigmoid();
+        }
+        if let Some(g) = gate {
+            o = o * g;
+        }
+        self.o_proj.forward(&o)
+    }
+}

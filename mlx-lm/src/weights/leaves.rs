@@ -1,0 +1,212 @@
+//! What a mixer sees of a checkpoint: leaves by bare name, checked for shape, in whatever form they are stored.
+
+use super::Tensors;
+use crate::config::{QuantConfig, QuantMode};
+use crate::{Error, Result};
+use mlx::nn::{Embedding, Leaf, Linear, Param, SwitchLinear};
+use mlx::{Array, Dtype, Quant};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+/// A prefix of a checkpoint. What is asked for is taken; what nobody asked for is an error at the end of loading.
+#[derive(Clone)]
+pub struct Leaves {
+    shared: Rc<Shared>,
+    prefix: String,
+}
+
+struct Shared {
+    tensors: RefCell<Tensors>,
+    quant: Option<QuantConfig>,
+}
+
+impl Leaves {
+    /// The root of a checkpoint, with what its config says of quantisation.
+    pub fn new(tensors: Tensors, quant: Option<QuantConfig>) -> Self {
+        Leaves { shared: Rc::new(Shared { tensors: RefCell::new(tensors), quant }), prefix: String::new() }
+    }
+
+    /// The leaves below `name` (dotted names are fine; an empty one changes nothing).
+    pub fn at(&self, name: &str) -> Leaves {
+        Leaves { shared: self.shared.clone(), prefix: self.path(name) }
+    }
+
+    /// The full path of a leaf.
+    pub fn path(&self, name: &str) -> String {
+        match (self.prefix.as_str(), name) {
+            ("", n) => n.to_string(),
+            (p, "") => p.to_string(),
+            (p, n) => format!("{p}.{n}"),
+        }
+    }
+
+    /// Whether the checkpoint has this leaf, under this exact name.
+    pub fn has(&self, name: &str) -> bool {
+        self.shared.tensors.borrow().has(&self.path(name))
+    }
+
+    /// Bare names of what is left below this prefix, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let prefix = if self.prefix.is_empty() { String::new() } else { format!("{}.", self.prefix) };
+        self.shared.tensors.borrow().names().filter_map(|n| n.strip_prefix(&prefix).map(String::from)).collect()
+    }
+
+    /// The shape of a leaf, if it is there.
+    pub fn shape(&self, name: &str) -> Option<Vec<i32>> {
+        self.shared.tensors.borrow().shape(&self.path(name)).map(<[i32]>::to_vec)
+    }
+
+    /// Takes an array of any shape.
+    pub fn any(&self, name: &str) -> Result<Array> {
+        self.shared.tensors.borrow_mut().take(&self.path(name))
+    }
+
+    /// Takes an array of this shape; -1 stands for any size.
+    pub fn array(&self, name: &str, shape: &[i32]) -> Result<Array> {
+        let a = self.any(name)?;
+        let fits = a.ndim() == shape.len() && a.shape().iter().zip(shape).all(|(a, b)| a == b || *b == -1);
+        if fits { Ok(a) } else { Err(self.wrong_shape(name, a.shape(), shape)) }
+    }
+
+    fn wrong_shape(&self, name: &str, is: &[i32], should: &[i32]) -> Error {
+        Error::tensor(self.path(name), format!("shape {is:?}, expected {should:?}"))
+    }
+
+    /// Takes a parameter of this shape under its own name.
+    pub fn param(&self, name: &str, shape: &[i32]) -> Result<Leaf<Param>> {
+        Ok(Leaf::new(name, Param::new(self.array(name, shape)?)))
+    }
+
+    /// Takes a parameter if it is there.
+    pub fn opt_param(&self, name: &str, shape: &[i32]) -> Result<Option<Leaf<Param>>> {
+        if self.has(name) { self.param(name, shape).map(Some) } else { Ok(None) }
+    }
+
+    /// A linear layer [out, in], dense or quantised as stored.
+    pub fn linear(&self, name: &str, input: i32, output: i32, bias: bool) -> Result<Leaf<Linear>> {
+        let l = self.at(name);
+        let bias = if bias { Some(l.array("bias", &[output])?) } else { None };
+        let linear = match l.packed(&[output], input)? {
+            Some(p) => Linear::quantized(p.weight, p.scales, p.biases, p.quant, bias),
+            None => Linear::new(l.array("weight", &[output, input])?, bias),
+        };
+        Ok(Leaf::new(name, linear))
+    }
+
+    /// A linear layer that has a bias iff the checkpoint holds one.
+    pub fn linear_any_bias(&self, name: &str, input: i32, output: i32) -> Result<Leaf<Linear>> {
+        let bias = self.at(name).has("bias");
+        self.linear(name, input, output, bias)
+    }
+
+    /// An embedding [rows, dims].
+    pub fn embedding(&self, name: &str, rows: i32, dims: i32) -> Result<Leaf<Embedding>> {
+        let l = self.at(name);
+        let embedding = match l.packed(&[rows], dims)? {
+            Some(p) => Embedding::quantized(p.weight, p.scales, p.biases, p.quant),
+            None => Embedding::new(l.array("weight", &[rows, dims])?),
+        };
+        Ok(Leaf::new(name, embedding))
+    }
+
+    /// Linear layers of all experts [experts, out, in].
+    pub fn switch_linear(
+        &self,
+        name: &str,
+        experts: i32,
+        input: i32,
+        output: i32,
+        bias: bool,
+    ) -> Result<Leaf<SwitchLinear>> {
+        let l = self.at(name);
+        let bias = if bias { Some(l.array("bias", &[experts, output])?) } else { None };
+        let switch = match l.packed(&[experts, output], input)? {
+            Some(p) => SwitchLinear::quantized(p.weight, p.scales, p.biases, p.quant, bias),
+            None => SwitchLinear::new(l.array("weight", &[experts, output, input])?, bias),
+        };
+        Ok(Leaf::new(name, switch))
+    }
+
+    /// The packed form of a weight [..rows, input], if it is stored so.
+    fn packed(&self, rows: &[i32], input: i32) -> Result<Option<Packed>> {
+        if !self.has("scales") {
+            return Ok(None);
+        }
+        let shape = |last: i32| rows.iter().copied().chain([last]).collect::<Vec<_>>();
+        let weight = self.array("weight", &shape(-1))?;
+        let scales = self.array("scales", &shape(-1))?;
+        let biases = if self.has("biases") { Some(self.array("biases", scales.shape())?) } else { None };
+        let quant = self.quant(&weight, &scales, biases.is_some(), input)?;
+        Ok(Some(Packed { weight, scales, biases, quant }))
+    }
+
+    /// Group size, bits and mode from the packed geometry, cross-checked with the config.
+    fn quant(&self, weight: &Array, scales: &Array, biases: bool, input: i32) -> Result<Quant> {
+        let fail = |m: String| Err(Error::tensor(self.path("weight"), m));
+        let (words, groups) = (weight.dim(-1), scales.dim(-1));
+        if weight.dtype() != Dtype::Uint32
+            || words == 0
+            || groups == 0
+            || input % groups != 0
+            || words * 32 % input != 0
+        {
+            return fail(format!(
+                "packed {:?} {} with scales {:?} does not hold {input} inputs",
+                weight.shape(),
+                weight.dtype(),
+                scales.shape()
+            ));
+        }
+        let (group_size, bits) = (input / groups, words * 32 / input);
+        let listed = self.shared.quant.as_ref().map(|q| match q.listed(&self.prefix) {
+            Some(listed) => (listed, true),
+            None => (Some(q.default), false),
+        });
+        let by_shape = match (scales.dtype(), group_size, bits) {
+            (Dtype::Uint8, 16, 4) => QuantMode::Nvfp4,
+            (Dtype::Uint8, 32, 4) => QuantMode::Mxfp4,
+            (Dtype::Uint8, 32, 8) => QuantMode::Mxfp8,
+            _ => QuantMode::Affine,
+        };
+        if let Some((Some(q), true)) = listed
+            && (q.group_size as i32, q.bits as i32, q.mode) != (group_size, bits, by_shape)
+        {
+            return fail(format!("config says {q}, the packed shapes say {by_shape} {bits}-bit group {group_size}"));
+        }
+        if (by_shape == QuantMode::Affine) != biases {
+            return fail(format!("mode {by_shape} {} biases", if biases { "has no" } else { "needs" }));
+        }
+        let quant = Quant { group_size, bits, mode: mode(by_shape) };
+        if quant.is_valid() { Ok(quant) } else { fail(format!("{quant:?} is not supported")) }
+    }
+
+    /// Ends loading: what nobody asked for is an error that names it.
+    pub fn finish(self) -> Result<()> {
+        let tensors = self.shared.tensors.borrow();
+        let left: Vec<&str> = tensors.names().collect();
+        match left.as_slice() {
+            [] => Ok(()),
+            [first, ..] => {
+                let more = if left.len() > 1 { format!(" (and {} more)", left.len() - 1) } else { String::new() };
+                Err(Error::tensor(*first, format!("in {} belongs to no part of this model{more}", tensors.origin())))
+            }
+        }
+    }
+}
+
+struct Packed {
+    weight: Array,
+    scales: Array,
+    biases: Option<Array>,
+    quant: Quant,
+}
+
+/// The config's mode as the array layer names it.
+pub fn mode(m: QuantMode) -> mlx::QuantMode {
+    match m {
+        QuantMode::Affine => mlx::QuantMode::Affine,
+        QuantMode::Mxfp4 => mlx::QuantMode::Mxfp4,
+        QuantMode::Mxfp8 => mlx::QuantMode::Mxfp8,
+        QuantMode::Nvfp4 => mlx::QuantMode::Nvfp4,
+    }
+}

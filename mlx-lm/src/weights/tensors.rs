@@ -1,0 +1,198 @@
+//! The tensors of a checkpoint while it is being loaded: names to lazily read arrays, and the moves that bring
+//! published layouts into the shape that mixers ask for.
+//!
+//! Renaming and dropping touch no data; a tensor becomes an array when it is first changed or taken.
+
+use super::{Bytes, Checkpoint, Dtype};
+use crate::{Error, Result};
+use mlx::{self as mx, Array};
+use std::collections::BTreeMap;
+
+/// One tensor: still in the file, or an array.
+#[derive(Debug, Clone)]
+enum Tensor {
+    Stored { bytes: Bytes, dtype: Dtype, shape: Vec<i32> },
+    Array(Array),
+}
+
+/// Tensors by name, each taken once.
+#[derive(Debug, Default)]
+pub struct Tensors {
+    map: BTreeMap<String, Tensor>,
+    /// Where they came from, for messages.
+    origin: String,
+}
+
+impl Tensors {
+    /// All tensors of a checkpoint, none of them read yet.
+    pub fn open(checkpoint: &Checkpoint) -> Result<Tensors> {
+        let mut map = BTreeMap::new();
+        for info in checkpoint.infos() {
+            let shape = info
+                .shape
+                .iter()
+                .map(|&d| i32::try_from(d))
+                .collect::<std::result::Result<Vec<_>, _>>()
+                .map_err(|_| Error::tensor(&info.name, format!("shape {:?} is too large", info.shape)))?;
+            let tensor = Tensor::Stored { bytes: checkpoint.bytes(&info.name)?, dtype: info.dtype, shape };
+            map.insert(info.name.clone(), tensor);
+        }
+        Ok(Tensors { map, origin: checkpoint.path().display().to_string() })
+    }
+
+    /// Where the tensors came from.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.map.keys().map(String::as_str)
+    }
+    pub fn has(&self, name: &str) -> bool {
+        self.map.contains_key(name)
+    }
+    /// Whether any name starts with `prefix`.
+    pub fn has_prefix(&self, prefix: &str) -> bool {
+        self.map.range(prefix.to_string()..).next().is_some_and(|(k, _)| k.starts_with(prefix))
+    }
+    pub fn shape(&self, name: &str) -> Option<&[i32]> {
+        Some(match self.map.get(name)? {
+            Tensor::Stored { shape, .. } => shape,
+            Tensor::Array(a) => a.shape(),
+        })
+    }
+    /// The type in the file; `None` for a tensor that was changed or is absent.
+    pub fn stored_dtype(&self, name: &str) -> Option<Dtype> {
+        match self.map.get(name)? {
+            Tensor::Stored { dtype, .. } => Some(*dtype),
+            Tensor::Array(_) => None,
+        }
+    }
+    /// Takes a tensor out. 8-bit floats come as their bytes (uint8).
+    pub fn take(&mut self, name: &str) -> Result<Array> {
+        match self.map.remove(name) {
+            Some(t) => t.into_array(name),
+            None => Err(Error::tensor(name, format!("missing in {}", self.origin))),
+        }
+    }
+    pub fn insert(&mut self, name: impl Into<String>, array: Array) {
+        self.map.insert(name.into(), Tensor::Array(array));
+    }
+    /// Drops a tensor, if it is there.
+    pub fn remove(&mut self, name: &str) -> bool {
+        self.map.remove(name).is_some()
+    }
+    pub fn rename(&mut self, from: &str, to: impl Into<String>) -> Result<()> {
+        match self.map.remove(from) {
+            Some(t) => self.put(to.into(), t),
+            None => Err(Error::tensor(from, format!("missing in {}", self.origin))),
+        }
+    }
+
+    fn put(&mut self, name: String, tensor: Tensor) -> Result<()> {
+        match self.map.insert(name.clone(), tensor) {
+            None => Ok(()),
+            Some(_) => Err(Error::tensor(name, format!("two tensors of {} get this name", self.origin))),
+        }
+    }
+
+    /// Gives every tensor the name that `f` returns; `None` drops it.
+    pub fn rename_all(&mut self, f: impl Fn(&str) -> Option<String>) -> Result<()> {
+        for (name, tensor) in std::mem::take(&mut self.map) {
+            if let Some(new) = f(&name) {
+                self.put(new, tensor)?;
+            }
+        }
+        Ok(())
+    }
+    /// Drops the tensors whose name `f` accepts (vision towers, rotary tables, unused heads).
+    pub fn drop_where(&mut self, f: impl Fn(&str) -> bool) {
+        self.map.retain(|name, _| !f(name));
+    }
+    /// Replaces a prefix of names: `strip("language_model.", "")`. Names without it stay.
+    pub fn replace_prefix(&mut self, from: &str, to: &str) -> Result<()> {
+        self.rename_all(|n| Some(n.strip_prefix(from).map_or_else(|| n.to_string(), |rest| format!("{to}{rest}"))))
+    }
+    /// Changes one tensor's value.
+    pub fn change(&mut self, name: &str, f: impl FnOnce(Array) -> Array) -> Result<()> {
+        let new = f(self.take(name)?);
+        self.insert(name, new);
+        Ok(())
+    }
+    /// Changes every tensor whose name `which` accepts.
+    pub fn change_where(&mut self, which: impl Fn(&str) -> bool, f: impl Fn(Array) -> Array) -> Result<()> {
+        let names: Vec<String> = self.names().filter(|n| which(n)).map(String::from).collect();
+        names.iter().try_for_each(|n| self.change(n, &f))
+    }
+    /// The names that `f` accepts.
+    pub fn select(&self, f: impl Fn(&str) -> bool) -> Vec<String> {
+        self.names().filter(|n| f(n)).map(String::from).collect()
+    }
+
+    /// Joins per-expert tensors along a new first axis: `{prefix}.{e}.{leaf}` for e in 0..n become `{to}`.
+    ///
+    /// Does nothing when expert 0 is absent; a later one that is missing is an error.
+    pub fn stack(&mut self, n: i32, from: impl Fn(i32) -> String, to: impl Into<String>) -> Result<()> {
+        if !self.has(&from(0)) {
+            return Ok(());
+        }
+        let parts = (0..n).map(|e| self.take(&from(e))).collect::<Result<Vec<_>>>()?;
+        self.insert(to, mx::catch(|| mx::stack(&parts, 0))?);
+        Ok(())
+    }
+
+    /// Cuts a tensor along `axis` into parts of these sizes.
+    pub fn split(&mut self, name: &str, axis: i32, parts: &[(i32, &str)]) -> Result<()> {
+        let whole = self.take(name)?;
+        let total: i32 = parts.iter().map(|(n, _)| n).sum();
+        if mx::catch(|| whole.dim(axis))? != total {
+            let sizes: Vec<i32> = parts.iter().map(|(n, _)| *n).collect();
+            return Err(Error::tensor(
+                name,
+                format!("axis {axis} of {:?} does not split into {sizes:?}", whole.shape()),
+            ));
+        }
+        let mut at = 0;
+        for (n, to) in parts {
+            self.insert(*to, mx::catch(|| mx::contiguous(&whole.slice_axis(axis, at..at + n)))?);
+            at += n;
+        }
+        Ok(())
+    }
+
+    /// Moves axis 1 of published convolution weights [C, 1, K] to the end, where they are not [C, K, 1] already.
+    pub fn conv_last(&mut self, suffix: &str) -> Result<()> {
+        for name in self.select(|n| n.ends_with(suffix)) {
+            if self.shape(&name).is_some_and(|s| s.len() == 3 && s[2] != 1) {
+                self.change(&name, |a| a.moveaxis(2, 1))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tensor {
+    fn into_array(self, name: &str) -> Result<Array> {
+        let (bytes, dtype, shape) = match self {
+            Tensor::Array(a) => return Ok(a),
+            Tensor::Stored { bytes, dtype, shape } => (bytes, dtype, shape),
+        };
+        use mx::Dtype as D;
+        let to = match dtype {
+            Dtype::Bool => D::Bool,
+            Dtype::U8 | Dtype::F8E4M3 | Dtype::F8E5M2 | Dtype::F8E8M0 => D::Uint8,
+            Dtype::I8 => D::Int8,
+            Dtype::U16 => D::Uint16,
+            Dtype::I16 => D::Int16,
+            Dtype::F16 => D::Float16,
+            Dtype::BF16 => D::Bfloat16,
+            Dtype::U32 => D::Uint32,
+            Dtype::I32 => D::Int32,
+            Dtype::F32 => D::Float32,
+            Dtype::U64 => D::Uint64,
+            Dtype::I64 => D::Int64,
+            Dtype::F64 => D::Float64,
+            Dtype::C64 => D::Complex64,
+        };
+        Array::try_from_bytes(&bytes, &shape, to).map_err(|e| Error::tensor(name, e.to_string()))
+    }
+}

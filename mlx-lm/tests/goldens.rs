@@ -1,0 +1,55 @@
+//! Replays recorded outputs of Python mlx-lm and of published model code.
+//!
+//! Weights follow from tensor names by a stated rule; each case is written as a real checkpoint and goes through the
+//! public loader. `MLX_LM_GOLDENS_DIR` names another directory with `families/` and `mixers/`; `GOLDENS_ONLY` keeps the
+//! cases whose name contains a text.
+
+#[path = "goldens/case.rs"]
+mod case;
+#[path = "goldens/families.rs"]
+mod families;
+#[path = "goldens/rule.rs"]
+mod rule;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// One case: a name and what runs it.
+pub struct Job {
+    pub name: String,
+    pub run: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+}
+
+#[test]
+fn goldens() {
+    let only = std::env::var("GOLDENS_ONLY").unwrap_or_default();
+    let jobs: Vec<Job> = families::jobs().into_iter().filter(|j| j.name.contains(&only)).collect();
+    let next = AtomicUsize::new(0);
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|s| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from).min(4) {
+            // MLX walks graphs recursively: a deep toy model fits a main-thread-sized stack
+            let work = || {
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (job.run)()))
+                        .unwrap_or_else(|p| Err(format!("panic: {}", text(&p))));
+                    if let Err(e) = result {
+                        failures.lock().unwrap().push(format!("{}: {e}", job.name));
+                    }
+                }
+            };
+            std::thread::Builder::new().stack_size(16 << 20).spawn_scoped(s, work).unwrap();
+        }
+    });
+    let mut failures = failures.into_inner().unwrap();
+    failures.sort();
+    for f in &failures {
+        println!("{f}");
+    }
+    println!("goldens: {} of {} cases agree", jobs.len() - failures.len(), jobs.len());
+    assert!(failures.is_empty(), "{} cases disagree", failures.len());
+}
+
+fn text(p: &Box<dyn std::any::Any + Send>) -> String {
+    p.downcast_ref::<String>().cloned().or_else(|| p.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default()
+}

@@ -1,0 +1,174 @@
+//! Cases of whole models, recorded from Python mlx-lm.
+
+use crate::Job;
+use crate::case::{self, float, floats, ints};
+use mlx::{self as mx, Array, Dtype};
+use mlx_lm::Model;
+use mlx_lm::cache::Caches;
+use serde_json::Value;
+use std::sync::Arc;
+
+pub fn jobs() -> Vec<Job> {
+    case::all("families")
+        .into_iter()
+        .map(|case| {
+            let case = Arc::new(case);
+            Job {
+                name: case["case"].as_str().unwrap().to_string(),
+                run: Box::new(move || mx::catch(|| run(&case)).map_err(|e| e.to_string())?),
+            }
+        })
+        .collect()
+}
+
+fn ids(v: &[i32]) -> Array {
+    Array::from_slice(v, [1, v.len() as i32])
+}
+
+/// Logits [L, V] in float32 after feeding the ids in pieces of `chunk`.
+fn feed(m: &Model, caches: &mut Caches, prompt: &[i32], chunk: usize) -> Result<Vec<Array>, String> {
+    let mut out = Vec::new();
+    for part in prompt.chunks(chunk) {
+        let y = m.decoder.forward(&ids(part), caches).squeeze(0).astype(Dtype::Float32);
+        y.eval().map_err(|e| e.to_string())?;
+        out.push(y);
+    }
+    Ok(out)
+}
+
+fn last(parts: &[Array], rows: i32) -> Array {
+    let all = mx::concatenate(parts, 0);
+    let l = all.dim(0);
+    mx::contiguous(&all.slice_axis(0, l - rows..l))
+}
+
+struct Tolerance {
+    absolute: f32,
+    /// Greedy ids are compared up to the first step whose gap is below this.
+    greedy: bool,
+}
+
+fn tolerance(case: &Value) -> Tolerance {
+    let g = &case["golden"];
+    let (max_abs, gap) = (float(&g["max_abs"]), float(&g["min_gap"]));
+    let low = case["kind"] == "bf16" || case["model_type"] == "prism_hadamard_qwen35";
+    if low {
+        return Tolerance { absolute: 0.03 * max_abs, greedy: gap > 0.03 * max_abs };
+    }
+    // f32: scaled by the largest logit alone where that is small
+    Tolerance { absolute: 1e-4 * if max_abs < 1.0 { max_abs } else { max_abs.max(1.0) }, greedy: true }
+}
+
+/// The sampled columns of a row of logits.
+fn columns(v: usize, recorded: usize) -> Vec<usize> {
+    if recorded == v { (0..v).collect() } else { (0..recorded).map(|i| i * (v / recorded)).collect() }
+}
+
+fn compare(what: &str, got: &[f32], want: &[f32], tol: f32) -> Result<(), String> {
+    let at = columns(got.len(), want.len());
+    let worst = at.iter().zip(want).map(|(&i, w)| (got[i], *w)).fold((0.0f32, 0.0, 0.0), |m, (g, w)| {
+        let d = if g == w { 0.0 } else { (g - w).abs() };
+        if d > m.0 || d.is_nan() { (if d.is_nan() { f32::INFINITY } else { d }, g, w) } else { m }
+    });
+    if worst.0 <= tol {
+        Ok(())
+    } else {
+        Err(format!("{what}: {} instead of {}, off by {:.2e} (allowed {tol:.1e})", worst.1, worst.2, worst.0))
+    }
+}
+
+fn prefill_rows(parts: &[Array]) -> Result<Vec<Vec<f32>>, String> {
+    let rows = last(parts, 2);
+    let v = rows.dim(1) as usize;
+    Ok(rows.to_vec::<f32>().map_err(|e| e.to_string())?.chunks(v).map(<[f32]>::to_vec).collect())
+}
+
+fn check_prefill(what: &str, rows: &[Vec<f32>], golden: &Value, tol: f32) -> Result<(), String> {
+    for (i, row) in rows.iter().enumerate() {
+        compare(&format!("{what} row {i}"), row, &floats(&golden["prefill"][i]), tol)?;
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let lse = max + row.iter().map(|x| (x - max).exp()).sum::<f32>().ln();
+        let want = float(&golden["logsumexp"][i]);
+        if (lse - want).abs() > tol.max(1e-5 * want.abs()) {
+            return Err(format!("{what} row {i}: logsumexp {lse} instead of {want}"));
+        }
+    }
+    Ok(())
+}
+
+fn run(case: &Value) -> Result<(), String> {
+    let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
+    case::write(dir.path(), &case["config"], &case::tensors(case));
+    let model = Model::load(dir.path()).map_err(|e| format!("load: {e}"))?;
+    let (golden, tol) = (&case["golden"], tolerance(case));
+    let prompt = ints(&case["prompt"]);
+    let caches = || model.decoder.caches().map_err(|e| e.to_string());
+
+    // one call, against the recorded logits; where the reference depends on the cut, either of its orders
+    let mut cache = caches()?;
+    let parts = feed(&model, &mut cache, &prompt, prompt.len())?;
+    let rows = prefill_rows(&parts)?;
+    let one_call = check_prefill("prefill", &rows, golden, tol.absolute);
+    if let Err(e) = &one_call
+        && (!golden["last1"].is_object() || check_prefill("prefill", &rows, &golden["last1"], tol.absolute).is_err())
+    {
+        return Err(e.clone());
+    }
+
+    // greedy steps from the cache
+    let want: Vec<i32> = ints(&golden["greedy"]);
+    let run_steps = |cache: &mut Caches, first: Vec<f32>, golden: &Value, want: &[i32]| -> Result<(), String> {
+        let mut token = argmax(&first);
+        for (k, &w) in want.iter().enumerate() {
+            if token != w {
+                if tol.greedy {
+                    return Err(format!("greedy step {k}: id {token} instead of {w}"));
+                }
+                token = w;
+            }
+            if k + 1 == want.len() {
+                break;
+            }
+            let row = feed(&model, cache, &[token], 1)?.remove(0).to_vec::<f32>().map_err(|e| e.to_string())?;
+            if let Some(recorded) = golden["steps"].get((k + 1).to_string()) {
+                compare(&format!("step {}", k + 1), &row, &floats(recorded), tol.absolute)?;
+            }
+            token = argmax(&row);
+        }
+        Ok(())
+    };
+    let direct = run_steps(&mut cache, rows[1].clone(), golden, &want);
+    if let Err(e) = direct {
+        // the order that generation takes: all but the last id, then the last
+        let mut cache = caches()?;
+        let mut parts = feed(&model, &mut cache, &prompt[..prompt.len() - 1], prompt.len())?;
+        parts.extend(feed(&model, &mut cache, &prompt[prompt.len() - 1..], 1)?);
+        let g = if golden["last1"].is_object() { &golden["last1"] } else { return Err(e) };
+        let want = if g["greedy"].is_array() { ints(&g["greedy"]) } else { want };
+        run_steps(&mut cache, prefill_rows(&parts)?[1].clone(), g, &want)?;
+    }
+
+    // pieces of any size give the same rows, unless the reference itself depends on the cut
+    let path_dependent = golden["last1"].is_object();
+    if !path_dependent {
+        let loose = if tol.greedy { tol.absolute } else { 2.0 * tol.absolute };
+        for chunk in [1, 2, 7, 64] {
+            if chunk >= prompt.len() {
+                continue;
+            }
+            let parts = feed(&model, &mut caches()?, &prompt, chunk)?;
+            check_prefill(&format!("chunks of {chunk}"), &prefill_rows(&parts)?, golden, loose)?;
+        }
+    }
+    Ok(())
+}
+
+fn argmax(row: &[f32]) -> i32 {
+    let mut best = 0;
+    for (i, v) in row.iter().enumerate() {
+        if *v > row[best] {
+            best = i;
+        }
+    }
+    best as i32
+}
