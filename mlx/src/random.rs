@@ -3,7 +3,7 @@
 //! Without a key, draws use the calling thread's global key, which [`seed`] sets.
 
 use crate::dtype::Dtype;
-use crate::scalar::{Operand, single};
+use crate::scalar::{Arg, Operand, Scalar, single};
 use crate::shape::Shape;
 use crate::{Array, ffi};
 use mlx_sys as sys;
@@ -74,6 +74,23 @@ pub fn split_num(key: &Array, num: i32) -> Array {
     ffi::op("random.split", &[key], |res, s| unsafe { sys::mlx_random_split_num(res, key.raw, num, s) })
 }
 
+/// Random bits as unsigned integers of `width` bytes (1, 2 or 4).
+#[track_caller]
+pub fn bits(shape: impl Into<Shape>, width: i32, key: Option<&Array>) -> Array {
+    let (shape, k) = (checked("random.bits", shape), next_key(key));
+    // SAFETY: valid handles; pointer and length of a live slice
+    ffi::op("random.bits", &[], |res, s| unsafe {
+        sys::mlx_random_bits(res, shape.as_ptr(), shape.len(), width, k.raw, s)
+    })
+}
+
+#[track_caller]
+fn checked(op: &str, shape: impl Into<Shape>) -> Shape {
+    let shape = shape.into();
+    crate::ops::check_shape(op, &shape);
+    shape
+}
+
 /// Uniform numbers in [low, high).
 #[track_caller]
 pub fn uniform(
@@ -83,23 +100,115 @@ pub fn uniform(
     dtype: Dtype,
     key: Option<&Array>,
 ) -> Array {
-    let (shape, k) = (shape.into(), next_key(key));
-    crate::ops::check_shape("random.uniform", &shape);
-    let (low, high) = (single("random.uniform", &low).astype(dtype), single("random.uniform", &high).astype(dtype));
+    let (shape, k) = (checked("random.uniform", shape), next_key(key));
+    let (low, high) = (single("random.uniform", &low), single("random.uniform", &high));
     // SAFETY: valid handles; pointer and length of a live slice
     ffi::op("random.uniform", &[&low, &high], |res, s| unsafe {
         sys::mlx_random_uniform(res, low.raw, high.raw, shape.as_ptr(), shape.len(), dtype.raw(), k.raw, s)
     })
 }
 
-/// Normal numbers with mean `loc` and standard deviation `scale`.
+/// Normal numbers with mean `loc` and standard deviation `scale` (Python's default: 0 and 1), which are broadcast.
 #[track_caller]
-pub fn normal(shape: impl Into<Shape>, dtype: Dtype, loc: f32, scale: f32, key: Option<&Array>) -> Array {
-    let (shape, k) = (shape.into(), next_key(key));
-    crate::ops::check_shape("random.normal", &shape);
-    // SAFETY: valid handles; pointer and length of a live slice
+pub fn normal(
+    shape: impl Into<Shape>,
+    dtype: Dtype,
+    loc: impl Operand,
+    scale: impl Operand,
+    key: Option<&Array>,
+) -> Array {
+    let (shape, k) = (checked("random.normal", shape), next_key(key));
+    // 0 and 1 change nothing and cost nothing
+    let parameter = |arg: Arg<'_>, neutral: f64| match arg {
+        Arg::Array(a) => Some(a.clone()),
+        Arg::Scalar(Scalar::Float(v)) if v == neutral => None,
+        Arg::Scalar(Scalar::Int(v)) if v as f64 == neutral => None,
+        Arg::Scalar(s) => Some(crate::scalar::weak("random.normal", s, dtype)),
+    };
+    let (loc, scale) = (parameter(loc.arg(), 0.0), parameter(scale.arg(), 1.0));
+    let (l, c) = (ffi::nullable(loc.as_ref()), ffi::nullable(scale.as_ref()));
+    // SAFETY: valid handles, or null where it is allowed; pointer and length of a live slice
     ffi::op("random.normal", &[], |res, s| unsafe {
-        sys::mlx_random_normal(res, shape.as_ptr(), shape.len(), dtype.raw(), loc, scale, k.raw, s)
+        sys::mlx_random_normal_broadcast(res, shape.as_ptr(), shape.len(), dtype.raw(), l, c, k.raw, s)
+    })
+}
+
+/// Normal numbers between `lower` and `upper`; `None` takes the shape of the bounds.
+#[track_caller]
+pub fn truncated_normal(
+    lower: impl Operand,
+    upper: impl Operand,
+    shape: Option<Shape>,
+    dtype: Dtype,
+    key: Option<&Array>,
+) -> Array {
+    let (lower, upper) = (single("random.truncated_normal", &lower), single("random.truncated_normal", &upper));
+    let shape = shape.unwrap_or_else(|| crate::broadcast_shapes(&[lower.shape(), upper.shape()]).into());
+    let (shape, k) = (checked("random.truncated_normal", shape), next_key(key));
+    // SAFETY: valid handles; pointer and length of a live slice
+    ffi::op("random.truncated_normal", &[&lower, &upper], |res, s| unsafe {
+        sys::mlx_random_truncated_normal(res, lower.raw, upper.raw, shape.as_ptr(), shape.len(), dtype.raw(), k.raw, s)
+    })
+}
+
+/// Vectors with mean `mean` [..., n] and covariance `cov` [..., n, n]: [shape..., n], float32.
+#[track_caller]
+pub fn multivariate_normal(mean: &Array, cov: &Array, shape: impl Into<Shape>, key: Option<&Array>) -> Array {
+    let (shape, k) = (checked("random.multivariate_normal", shape), next_key(key));
+    if cov.size() == 0 || mean.size() == 0 {
+        crate::error::refuse("random.multivariate_normal", "mean and covariance must not be empty");
+    }
+    let on_cpu = |f: &dyn Fn() -> Array| match crate::default_device() {
+        crate::Device::Cpu => f(),
+        // the factorisation of the covariance has no GPU kernel
+        _ => crate::with_device(crate::Device::Cpu, f),
+    };
+    // SAFETY: valid handles; pointer and length of a live slice
+    on_cpu(&|| {
+        ffi::op("random.multivariate_normal", &[mean, cov], |res, s| unsafe {
+            sys::mlx_random_multivariate_normal(
+                res,
+                mean.raw,
+                cov.raw,
+                shape.as_ptr(),
+                shape.len(),
+                Dtype::Float32.raw(),
+                k.raw,
+                s,
+            )
+        })
+    })
+}
+
+/// Laplace numbers with mean `loc` and width `scale`.
+#[track_caller]
+pub fn laplace(shape: impl Into<Shape>, dtype: Dtype, loc: f32, scale: f32, key: Option<&Array>) -> Array {
+    let (shape, k) = (checked("random.laplace", shape), next_key(key));
+    // SAFETY: valid handles; pointer and length of a live slice
+    ffi::op("random.laplace", &[], |res, s| unsafe {
+        sys::mlx_random_laplace(res, shape.as_ptr(), shape.len(), dtype.raw(), loc, scale, k.raw, s)
+    })
+}
+
+/// Standard Gumbel numbers.
+#[track_caller]
+pub fn gumbel(shape: impl Into<Shape>, dtype: Dtype, key: Option<&Array>) -> Array {
+    let (shape, k) = (checked("random.gumbel", shape), next_key(key));
+    // SAFETY: valid handles; pointer and length of a live slice
+    ffi::op("random.gumbel", &[], |res, s| unsafe {
+        sys::mlx_random_gumbel(res, shape.as_ptr(), shape.len(), dtype.raw(), k.raw, s)
+    })
+}
+
+/// Bools that are true with probability `p`; `None` takes the shape of `p`.
+#[track_caller]
+pub fn bernoulli(p: impl Operand, shape: Option<Shape>, key: Option<&Array>) -> Array {
+    let p = single("random.bernoulli", &p);
+    let shape = shape.unwrap_or_else(|| p.shape().into());
+    let (shape, k) = (checked("random.bernoulli", shape), next_key(key));
+    // SAFETY: valid handles; pointer and length of a live slice
+    ffi::op("random.bernoulli", &[&p], |res, s| unsafe {
+        sys::mlx_random_bernoulli(res, p.raw, shape.as_ptr(), shape.len(), k.raw, s)
     })
 }
 
@@ -112,8 +221,7 @@ pub fn randint(
     dtype: Dtype,
     key: Option<&Array>,
 ) -> Array {
-    let (shape, k) = (shape.into(), next_key(key));
-    crate::ops::check_shape("random.randint", &shape);
+    let (shape, k) = (checked("random.randint", shape), next_key(key));
     let (low, high) = (single("random.randint", &low), single("random.randint", &high));
     // SAFETY: valid handles; pointer and length of a live slice
     ffi::op("random.randint", &[&low, &high], |res, s| unsafe {
@@ -129,4 +237,41 @@ pub fn categorical(logits: &Array, axis: i32, key: Option<&Array>) -> Array {
     ffi::op("random.categorical", &[logits], |res, s| unsafe {
         sys::mlx_random_categorical(res, logits.raw, axis, k.raw, s)
     })
+}
+
+/// `num` draws of [`categorical`] for each of the other positions, as a new last axis (`num_samples=num`).
+#[track_caller]
+pub fn categorical_num(logits: &Array, axis: i32, num: i32, key: Option<&Array>) -> Array {
+    let k = next_key(key);
+    // SAFETY: valid handles
+    ffi::op("random.categorical", &[logits], |res, s| unsafe {
+        sys::mlx_random_categorical_num_samples(res, logits.raw, axis, num, k.raw, s)
+    })
+}
+
+/// Draws of [`categorical`] in `shape`, with which the other positions are broadcast (`shape=shape`).
+#[track_caller]
+pub fn categorical_shape(logits: &Array, axis: i32, shape: impl Into<Shape>, key: Option<&Array>) -> Array {
+    let (shape, k) = (checked("random.categorical", shape), next_key(key));
+    // SAFETY: valid handles; pointer and length of a live slice
+    ffi::op("random.categorical", &[logits], |res, s| unsafe {
+        sys::mlx_random_categorical_shape(res, logits.raw, axis, shape.as_ptr(), shape.len(), k.raw, s)
+    })
+}
+
+/// The slices of `x` along `axis` in random order.
+#[track_caller]
+pub fn permutation(x: &Array, axis: i32, key: Option<&Array>) -> Array {
+    let k = next_key(key);
+    // SAFETY: valid handles
+    ffi::op("random.permutation", &[x], |res, s| unsafe { sys::mlx_random_permutation(res, x.raw, axis, k.raw, s) })
+}
+
+/// The numbers 0..n (uint32) in random order (`permutation(n)` in Python).
+#[track_caller]
+pub fn permutation_of(n: i32, key: Option<&Array>) -> Array {
+    crate::ops::check_shape("random.permutation", &[n]);
+    let k = next_key(key);
+    // SAFETY: valid handles
+    ffi::op("random.permutation", &[], |res, s| unsafe { sys::mlx_random_permutation_arange(res, n, k.raw, s) })
 }

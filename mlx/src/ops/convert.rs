@@ -40,6 +40,13 @@ pub fn contiguous(a: &Array) -> Array {
     ffi::op("contiguous", &[a], |res, s| unsafe { sys::mlx_contiguous(res, a.raw, false, s) })
 }
 
+/// As [`contiguous`], but a column-major array stays as it is (`allow_col_major=True`).
+#[track_caller]
+pub fn contiguous_either(a: &Array) -> Array {
+    // SAFETY: valid handles
+    ffi::op("contiguous", &[a], |res, s| unsafe { sys::mlx_contiguous(res, a.raw, true, s) })
+}
+
 /// A copy in a buffer of its own.
 #[track_caller]
 pub fn copy(a: &Array) -> Array {

@@ -34,20 +34,34 @@ pub fn ones(shape: impl Into<Shape>, dtype: Dtype) -> Array {
     ffi::op("ones", &[], |res, s| unsafe { sys::mlx_ones(res, shape.as_ptr(), shape.len(), dtype.raw(), s) })
 }
 
-/// `value` broadcast to `shape`; `None` takes the value's own dtype (int32, float32 for numbers).
+/// `value` broadcast to `shape`. As in Python, `dtype` types a number weakly (1.5 stays float32 next to an integer
+/// dtype) and says nothing about an array.
 #[track_caller]
 pub fn full(shape: impl Into<Shape>, value: impl Operand, dtype: Option<Dtype>) -> Array {
     let shape = shape.into();
     check_shape("full", &shape);
-    let value = match (value.arg(), dtype) {
-        (Arg::Scalar(s), Some(d)) => Array::scalar(s, d),
-        _ => single("full", &value).clone(),
-    };
-    let dtype = dtype.unwrap_or(value.dtype());
+    let value = filling("full", &value, dtype);
     // SAFETY: valid handles; pointer and length of a live slice
     ffi::op("full", &[&value], |res, s| unsafe {
-        sys::mlx_full(res, shape.as_ptr(), shape.len(), value.raw, dtype.raw(), s)
+        sys::mlx_full(res, shape.as_ptr(), shape.len(), value.raw, value.dtype().raw(), s)
     })
+}
+
+#[track_caller]
+fn filling(op: &str, value: &impl Operand, dtype: Option<Dtype>) -> Array {
+    match (value.arg(), dtype) {
+        (Arg::Scalar(s), Some(d)) => crate::scalar::weak(op, s, d),
+        _ => single(op, value).clone(),
+    }
+}
+
+/// `value` in the shape of `a`; `None` takes the dtype of `a`.
+#[track_caller]
+pub fn full_like(a: &Array, value: impl Operand, dtype: Option<Dtype>) -> Array {
+    let dtype = dtype.unwrap_or(a.dtype());
+    let value = filling("full_like", &value, Some(dtype));
+    // SAFETY: valid handles
+    ffi::op("full_like", &[a, &value], |res, s| unsafe { sys::mlx_full_like(res, a.raw, value.raw, dtype.raw(), s) })
 }
 
 /// Zeros with shape and dtype of `a`.
@@ -73,11 +87,7 @@ pub fn arange(
     dtype: Option<Dtype>,
 ) -> Array {
     let args = [start.into(), stop.into(), step.into()];
-    let dtype = dtype.unwrap_or(if args.iter().any(|a| matches!(a, Scalar::Float(_) | Scalar::Complex(_))) {
-        Dtype::Float32
-    } else {
-        Dtype::Int32
-    });
+    let dtype = dtype.unwrap_or_else(|| crate::result_type(&args.map(Scalar::default_dtype)));
     let [start, stop, step] = args.map(|a| match a {
         Scalar::Bool(v) => v as u8 as f64,
         Scalar::Int(v) => v as f64,
@@ -88,9 +98,20 @@ pub fn arange(
     ffi::op("arange", &[], |res, s| unsafe { sys::mlx_arange(res, start, stop, step, dtype.raw(), s) })
 }
 
+/// `num` numbers from `start` towards `stop`, which is not among them (`endpoint=False`).
+#[track_caller]
+pub fn linspace_open(start: f64, stop: f64, num: i32, dtype: Dtype) -> Array {
+    check_shape("linspace", &[num]);
+    // SAFETY: plain numbers
+    ffi::op("linspace", &[], |res, s| unsafe {
+        sys::mlx_linspace_endpoint(res, start, stop, num, false, dtype.raw(), s)
+    })
+}
+
 /// `num` numbers from `start` to `stop`, both included.
 #[track_caller]
 pub fn linspace(start: f64, stop: f64, num: i32, dtype: Dtype) -> Array {
+    check_shape("linspace", &[num]);
     // SAFETY: plain numbers
     ffi::op("linspace", &[], |res, s| unsafe { sys::mlx_linspace(res, start, stop, num, dtype.raw(), s) })
 }

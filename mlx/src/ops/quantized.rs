@@ -103,11 +103,17 @@ impl Quant {
 /// Packs `w` [..., K] along the last axis: (packed uint32, scales, biases); biases only in affine mode.
 #[track_caller]
 pub fn quantize(w: &Array, q: Quant) -> (Array, Array, Option<Array>) {
+    quantize_with(w, q, None)
+}
+
+/// [`quantize`] with a float32 scale of the whole array, which nvfp4 knows.
+#[track_caller]
+pub fn quantize_with(w: &Array, q: Quant, global_scale: Option<&Array>) -> (Array, Array, Option<Array>) {
     q.check("quantize");
     let (g, b, m) = q.c();
     // SAFETY: valid handles; null global scale is allowed
     let mut v = ffi::op_many("quantize", &[w], |res, s| unsafe {
-        sys::mlx_quantize(res, w.raw, g, b, m, crate::array::NULL, s)
+        sys::mlx_quantize(res, w.raw, g, b, m, ffi::nullable(global_scale), s)
     })
     .into_iter();
     match (v.next(), v.next(), v.next()) {
@@ -119,6 +125,19 @@ pub fn quantize(w: &Array, q: Quant) -> (Array, Array, Option<Array>) {
 /// The dense form of a quantised array; `None` takes the scales' dtype.
 #[track_caller]
 pub fn dequantize(w: &Array, scales: &Array, biases: Option<&Array>, q: Quant, dtype: Option<Dtype>) -> Array {
+    dequantize_with(w, scales, biases, q, dtype, None)
+}
+
+/// [`dequantize`] with the scale of the whole array that [`quantize_with`] took.
+#[track_caller]
+pub fn dequantize_with(
+    w: &Array,
+    scales: &Array,
+    biases: Option<&Array>,
+    q: Quant,
+    dtype: Option<Dtype>,
+    global_scale: Option<&Array>,
+) -> Array {
     q.check("dequantize");
     check_packed("dequantize", w, scales, biases, q);
     let (g, b, m) = q.c();
@@ -132,7 +151,7 @@ pub fn dequantize(w: &Array, scales: &Array, biases: Option<&Array>, q: Quant, d
             g,
             b,
             m,
-            crate::array::NULL,
+            ffi::nullable(global_scale),
             ffi::optional_dtype(dtype),
             s,
         )
@@ -225,5 +244,53 @@ pub fn gather_qmm(
             gather.sorted,
             s,
         )
+    })
+}
+
+/// Weights of [`qqmm`]: dense, or packed with their scales.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Qq<'a> {
+    /// Scales of a packed `w`; `None` quantises a dense `w` on the fly.
+    pub scales: Option<&'a Array>,
+    /// Scale of the whole `x` (nvfp4).
+    pub global_scale_x: Option<&'a Array>,
+    /// Scale of the whole `w` (nvfp4).
+    pub global_scale_w: Option<&'a Array>,
+}
+
+#[track_caller]
+fn check_qq(op: &str, w: &Array, scales: Option<&Array>, q: Quant) {
+    q.check(op);
+    if q.mode == QuantMode::Affine {
+        refuse(op, "affine quantisation is not supported");
+    }
+    match scales {
+        Some(scales) => check_packed(op, w, scales, None, q),
+        None if w.dtype() == Dtype::Uint32 => refuse(op, "a packed weight needs its scales"),
+        None => {}
+    }
+}
+
+/// `x @ w.T` with both sides quantised (not in affine mode).
+#[track_caller]
+pub fn qqmm(x: &Array, w: &Array, o: Qq<'_>, q: Quant) -> Array {
+    check_qq("qqmm", w, o.scales, q);
+    let (g, b, m) = q.c();
+    let (sc, gx, gw) = (ffi::nullable(o.scales), ffi::nullable(o.global_scale_x), ffi::nullable(o.global_scale_w));
+    // SAFETY: valid or null handles where null is allowed
+    ffi::op("qqmm", &[x, w], |res, s| unsafe { sys::mlx_qqmm(res, x.raw, w.raw, sc, g, b, m, gx, gw, s) })
+}
+
+/// [`qqmm`] of chosen matrices; indices out of range are clipped.
+#[track_caller]
+pub fn gather_qqmm(x: &Array, w: &Array, o: Qq<'_>, gather: Gather<'_>, q: Quant) -> Array {
+    check_qq("gather_qqmm", w, o.scales, q);
+    let (l, r) = (batch_indices("gather_qqmm", x, gather.lhs), batch_indices("gather_qqmm", w, gather.rhs));
+    let (l, r) = (ffi::nullable(l.as_ref()), ffi::nullable(r.as_ref()));
+    let (g, b, m) = q.c();
+    let (sc, gx, gw) = (ffi::nullable(o.scales), ffi::nullable(o.global_scale_x), ffi::nullable(o.global_scale_w));
+    // SAFETY: valid or null handles where null is allowed; indices are in range
+    ffi::op("gather_qqmm", &[x, w], |res, s| unsafe {
+        sys::mlx_gather_qqmm(res, x.raw, w.raw, sc, l, r, g, b, m, gx, gw, gather.sorted, s)
     })
 }

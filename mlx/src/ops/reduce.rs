@@ -15,22 +15,52 @@ pub(crate) fn resolve(op: &str, a: &Array, axes: impl Into<Axes>) -> SmallVec<[i
     }
 }
 
+/// What a reduction over no elements gives; MLX's CPU kernels can loop for ever on it.
+#[derive(Clone, Copy)]
+enum Empty {
+    Zero,
+    One,
+    Nan,
+    NegInf,
+    /// Built by MLX from other ops, or refused by it.
+    Mlx,
+}
+
+/// `reduced`, unless `a` has no elements: then the constant that it would have.
+#[track_caller]
+fn unless_empty(a: &Array, reduced: Array, empty: Empty) -> Array {
+    if a.size() != 0 {
+        return reduced;
+    }
+    let value = match empty {
+        Empty::Zero => 0.0,
+        Empty::One => 1.0,
+        Empty::Nan => f64::NAN,
+        Empty::NegInf => f64::NEG_INFINITY,
+        Empty::Mlx if reduced.size() != 0 => return reduced,
+        Empty::Mlx => 0.0,
+    };
+    crate::full(reduced.shape(), Array::scalar(value, reduced.dtype()), None)
+}
+
 macro_rules! reductions {
-    ($($(#[$doc:meta])* $name:ident, $keep:ident = $c:ident;)*) => {
+    ($($(#[$doc:meta])* $name:ident, $keep:ident = $c:ident, $empty:ident;)*) => {
         $(
             $(#[$doc])*
             #[track_caller]
             pub fn $name(a: &Array, axes: impl Into<Axes>) -> Array {
                 let axes = resolve(stringify!($name), a, axes);
                 // SAFETY: valid handles; axes are in range
-                ffi::op(stringify!($name), &[a], |res, s| unsafe { sys::$c(res, a.raw, axes.as_ptr(), axes.len(), false, s) })
+                let r = ffi::op(stringify!($name), &[a], |res, s| unsafe { sys::$c(res, a.raw, axes.as_ptr(), axes.len(), false, s) });
+                unless_empty(a, r, Empty::$empty)
             }
             #[doc = concat!("[`", stringify!($name), "`] that keeps the reduced axes with size 1 (`keepdims=True`).")]
             #[track_caller]
             pub fn $keep(a: &Array, axes: impl Into<Axes>) -> Array {
                 let axes = resolve(stringify!($name), a, axes);
                 // SAFETY: as above
-                ffi::op(stringify!($name), &[a], |res, s| unsafe { sys::$c(res, a.raw, axes.as_ptr(), axes.len(), true, s) })
+                let r = ffi::op(stringify!($name), &[a], |res, s| unsafe { sys::$c(res, a.raw, axes.as_ptr(), axes.len(), true, s) });
+                unless_empty(a, r, Empty::$empty)
             }
         )*
         impl Array {
@@ -50,25 +80,25 @@ macro_rules! reductions {
 
 reductions! {
     /// Sum over the axes; small integers and bools are summed as int32 or uint32.
-    sum, sum_keepdims = mlx_sum_axes;
+    sum, sum_keepdims = mlx_sum_axes, Zero;
     /// Product over the axes.
-    prod, prod_keepdims = mlx_prod_axes;
+    prod, prod_keepdims = mlx_prod_axes, One;
     /// Mean over the axes.
-    mean, mean_keepdims = mlx_mean_axes;
+    mean, mean_keepdims = mlx_mean_axes, Nan;
     /// Largest element; NaN wins.
-    max, max_keepdims = mlx_max_axes;
+    max, max_keepdims = mlx_max_axes, Mlx;
     /// Smallest element; NaN wins.
-    min, min_keepdims = mlx_min_axes;
+    min, min_keepdims = mlx_min_axes, Mlx;
     /// Whether all are non-zero.
-    all, all_keepdims = mlx_all_axes;
+    all, all_keepdims = mlx_all_axes, One;
     /// Whether any is non-zero.
-    any, any_keepdims = mlx_any_axes;
+    any, any_keepdims = mlx_any_axes, Zero;
     /// ln of the sum of exponentials, without overflow.
-    logsumexp, logsumexp_keepdims = mlx_logsumexp_axes;
+    logsumexp, logsumexp_keepdims = mlx_logsumexp_axes, NegInf;
     /// Median over the axes.
-    median, median_keepdims = mlx_median_axes;
+    median, median_keepdims = mlx_median_axes, Nan;
     /// Number of non-zero elements.
-    count_nonzero, count_nonzero_keepdims = mlx_count_nonzero_axes;
+    count_nonzero, count_nonzero_keepdims = mlx_count_nonzero_axes, Zero;
 }
 
 macro_rules! spread {
@@ -82,7 +112,8 @@ macro_rules! spread {
             pub fn $with(a: &Array, axes: impl Into<Axes>, keepdims: bool, ddof: i32) -> Array {
                 let axes = resolve(stringify!($name), a, axes);
                 // SAFETY: valid handles; axes are in range
-                ffi::op(stringify!($name), &[a], |res, s| unsafe { sys::$c(res, a.raw, axes.as_ptr(), axes.len(), keepdims, ddof, s) })
+                let r = ffi::op(stringify!($name), &[a], |res, s| unsafe { sys::$c(res, a.raw, axes.as_ptr(), axes.len(), keepdims, ddof, s) });
+                unless_empty(a, r, Empty::Nan)
             }
         )*
         impl Array { $(
@@ -133,21 +164,23 @@ arg_reductions! {
     argmin, argmin_with = mlx_argmin, mlx_argmin_axis;
 }
 
-/// How a scan runs: Python's `reverse` and `inclusive`.
+/// How a scan runs: Python's `reverse`, `inclusive` and `dtype`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scan {
     pub reverse: bool,
     pub inclusive: bool,
+    /// Dtype of a running sum or product; others ignore it.
+    pub dtype: Option<Dtype>,
 }
 
 impl Default for Scan {
     fn default() -> Self {
-        Scan { reverse: false, inclusive: true }
+        Scan { reverse: false, inclusive: true, dtype: None }
     }
 }
 
 macro_rules! scans {
-    ($($(#[$doc:meta])* $name:ident, $with:ident = $all:ident, $axis:ident $(, $dtype:expr)?;)*) => {
+    ($($(#[$doc:meta])* $name:ident, $with:ident = $all:ident, $axis:ident $(, $dtype:ident)?;)*) => {
         $(
             $(#[$doc])*
             #[track_caller]
@@ -158,8 +191,8 @@ macro_rules! scans {
                 // SAFETY: valid handles
                 ffi::op(stringify!($name), &[a], |res, s| unsafe {
                     match axis.into() {
-                        None => sys::$all(res, a.raw, scan.reverse, scan.inclusive $(, $dtype)?, s),
-                        Some(axis) => sys::$axis(res, a.raw, axis, scan.reverse, scan.inclusive $(, $dtype)?, s),
+                        None => sys::$all(res, a.raw, scan.reverse, scan.inclusive $(, ffi::optional_dtype(scan.$dtype))?, s),
+                        Some(axis) => sys::$axis(res, a.raw, axis, scan.reverse, scan.inclusive $(, ffi::optional_dtype(scan.$dtype))?, s),
                     }
                 })
             }
@@ -174,9 +207,9 @@ macro_rules! scans {
 }
 scans! {
     /// Running sum along `axis`; `None` over the flat array.
-    cumsum, cumsum_with = mlx_cumsum, mlx_cumsum_axis, ffi::optional_dtype(None::<Dtype>);
+    cumsum, cumsum_with = mlx_cumsum, mlx_cumsum_axis, dtype;
     /// Running product.
-    cumprod, cumprod_with = mlx_cumprod, mlx_cumprod_axis, ffi::optional_dtype(None::<Dtype>);
+    cumprod, cumprod_with = mlx_cumprod, mlx_cumprod_axis, dtype;
     /// Running maximum.
     cummax, cummax_with = mlx_cummax, mlx_cummax_axis;
     /// Running minimum.
@@ -195,6 +228,9 @@ pub fn softmax(a: &Array, axes: impl Into<Axes>) -> Array {
 #[track_caller]
 pub fn softmax_with(a: &Array, axes: impl Into<Axes>, precise: bool) -> Array {
     let axes = resolve("softmax", a, axes);
+    if a.size() == 0 {
+        return if a.dtype().is_inexact() { a.clone() } else { a.astype(Dtype::Float32) };
+    }
     // SAFETY: valid handles; axes are in range
     ffi::op("softmax", &[a], |res, s| unsafe {
         sys::mlx_softmax_axes(res, a.raw, axes.as_ptr(), axes.len(), precise, s)

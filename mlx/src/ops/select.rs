@@ -51,7 +51,7 @@ pub(crate) fn safe_indices(indices: &Array, n: i32) -> Array {
 pub fn take(a: &Array, indices: &Array, axis: impl Into<Option<i32>>) -> Array {
     check_indices("take", indices);
     let axis = axis.into();
-    let n = axis.map_or(a.size() as i32, |axis| a.dim(axis));
+    let n = axis.map_or_else(|| i32::try_from(a.size()).unwrap_or(i32::MAX), |axis| a.dim(axis));
     if n == 0 && indices.size() > 0 {
         refuse("take", format!("cannot take from an empty axis of {:?}", a.shape()));
     }
@@ -65,12 +65,15 @@ pub fn take(a: &Array, indices: &Array, axis: impl Into<Option<i32>>) -> Array {
     })
 }
 
-/// One element of `a` per index along `axis`, other axes side by side (`mx.take_along_axis`).
+/// One element of `a` per index along `axis`, other axes side by side (`mx.take_along_axis`); `None` over the flat array.
 ///
 /// Negative indices count from the end; indices out of range are clipped.
 #[track_caller]
-pub fn take_along_axis(a: &Array, indices: &Array, axis: i32) -> Array {
+pub fn take_along_axis(a: &Array, indices: &Array, axis: impl Into<Option<i32>>) -> Array {
     check_indices("take_along_axis", indices);
+    let Some(axis) = axis.into() else {
+        return take_along_axis(&a.reshape(-1), indices, 0);
+    };
     let n = a.dim(axis);
     if n == 0 && indices.size() > 0 {
         refuse("take_along_axis", format!("cannot take from an empty axis of {:?}", a.shape()));
@@ -82,9 +85,16 @@ pub fn take_along_axis(a: &Array, indices: &Array, axis: i32) -> Array {
 
 /// `a` with `values` at `indices` along `axis` (`mx.put_along_axis`); indices as in [`take_along_axis`].
 #[track_caller]
-pub fn put_along_axis(a: &Array, indices: &Array, values: impl Operand, axis: i32) -> Array {
+pub fn put_along_axis(a: &Array, indices: &Array, values: impl Operand, axis: impl Into<Option<i32>>) -> Array {
     check_indices("put_along_axis", indices);
-    let i = safe_indices(indices, a.dim(axis));
+    let Some(axis) = axis.into() else {
+        return put_along_axis(&a.reshape(-1), indices, values, 0).reshape(a.shape());
+    };
+    let n = a.dim(axis);
+    if n == 0 && indices.size() > 0 {
+        refuse("put_along_axis", format!("cannot put into an empty axis of {:?}", a.shape()));
+    }
+    let i = safe_indices(indices, n);
     let (_, v) = pair("put_along_axis", &a, &values);
     // SAFETY: valid handles; indices are in range
     ffi::op("put_along_axis", &[a, &i, &v], |res, s| unsafe {

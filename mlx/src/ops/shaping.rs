@@ -168,6 +168,13 @@ pub fn stack<A: Borrow<Array>>(arrays: &[A], axis: i32) -> Array {
     ffi::op("stack", &refs, |res, s| unsafe { sys::mlx_stack_axis(res, v.raw, axis, s) })
 }
 
+/// Joins arrays into a vector, each in row-major order (`concatenate(arrays, axis=None)` in Python).
+#[track_caller]
+pub fn concatenate_flat<A: Borrow<Array>>(arrays: &[A]) -> Array {
+    let flat: Vec<Array> = arrays.iter().map(|a| a.borrow().reshape(-1)).collect();
+    concatenate(&flat, 0)
+}
+
 /// Each element `repeats` times along `axis`; `None` over the flat array.
 #[track_caller]
 pub fn repeat(a: &Array, repeats: i32, axis: impl Into<Option<i32>>) -> Array {
@@ -195,11 +202,38 @@ pub enum PadMode {
     Constant,
     /// The outermost element repeated.
     Edge,
+    /// Mirrored at the outermost element, which is not repeated.
+    Reflect,
+    /// Mirrored behind the outermost element, which is repeated.
+    Symmetric,
 }
 
-/// Adds `(before, after)` elements on each axis.
+impl PadMode {
+    /// Python's name: `"edge"`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Constant, Self::Edge, Self::Reflect, Self::Symmetric].into_iter().find(|m| m.c().to_str() == Ok(name))
+    }
+    fn c(self) -> &'static std::ffi::CStr {
+        match self {
+            PadMode::Constant => c"constant",
+            PadMode::Edge => c"edge",
+            PadMode::Reflect => c"reflect",
+            PadMode::Symmetric => c"symmetric",
+        }
+    }
+}
+
+/// Adds `(before, after)` elements on each axis; a list of one pair holds for all axes.
 #[track_caller]
 pub fn pad(a: &Array, widths: &[(i32, i32)], value: impl Operand, mode: PadMode) -> Array {
+    let spread;
+    let widths = match widths {
+        [one] if a.ndim() != 1 => {
+            spread = vec![*one; a.ndim()];
+            &spread[..]
+        }
+        widths => widths,
+    };
     if widths.len() != a.ndim() || widths.iter().any(|&(l, h)| l < 0 || h < 0) {
         refuse("pad", format!("widths {widths:?} do not fit shape {:?}", a.shape()));
     }
@@ -209,10 +243,7 @@ pub fn pad(a: &Array, widths: &[(i32, i32)], value: impl Operand, mode: PadMode)
     };
     let axes: Vec<i32> = (0..a.ndim() as i32).collect();
     let (low, high): (Vec<i32>, Vec<i32>) = widths.iter().copied().unzip();
-    let mode = match mode {
-        PadMode::Constant => c"constant",
-        PadMode::Edge => c"edge",
-    };
+    let mode = mode.c();
     // SAFETY: valid handles; pointers and lengths of live slices
     ffi::op("pad", &[a], |res, s| unsafe {
         sys::mlx_pad(
@@ -229,6 +260,51 @@ pub fn pad(a: &Array, widths: &[(i32, i32)], value: impl Operand, mode: PadMode)
             s,
         )
     })
+}
+
+/// Views of all arrays in the shape that they have in common.
+#[track_caller]
+pub fn broadcast_arrays<A: Borrow<Array>>(arrays: &[A]) -> Vec<Array> {
+    let refs: smallvec::SmallVec<[&Array; 8]> = arrays.iter().map(Borrow::borrow).collect();
+    let v = VectorArray::from_arrays(refs.iter().copied());
+    // SAFETY: valid handles
+    ffi::op_many("broadcast_arrays", &refs, |res, s| unsafe { sys::mlx_broadcast_arrays(res, v.raw, s) })
+}
+
+/// The slices along `axis`, which goes.
+#[track_caller]
+pub fn unstack(a: &Array, axis: i32) -> Vec<Array> {
+    // SAFETY: valid handles
+    ffi::op_many("unstack", &[a], |res, s| unsafe { sys::mlx_unstack_axis(res, a.raw, axis, s) })
+}
+
+macro_rules! at_least {
+    ($($(#[$doc:meta])* $name:ident = $c:ident;)*) => { $(
+        $(#[$doc])*
+        #[track_caller]
+        pub fn $name(a: &Array) -> Array {
+            // SAFETY: valid handles
+            ffi::op(stringify!($name), &[a], |res, s| unsafe { sys::$c(res, a.raw, s) })
+        }
+    )* };
+}
+at_least! {
+    /// A number as a vector of one; others as they are.
+    atleast_1d = mlx_atleast_1d;
+    /// With two axes at least: a vector becomes a row.
+    atleast_2d = mlx_atleast_2d;
+    /// With three axes at least: a matrix becomes [rows, columns, 1].
+    atleast_3d = mlx_atleast_3d;
+}
+
+/// `inputs` that are not computed before `dependencies` are.
+#[track_caller]
+pub fn depends<A: Borrow<Array>, B: Borrow<Array>>(inputs: &[A], dependencies: &[B]) -> Vec<Array> {
+    let refs: smallvec::SmallVec<[&Array; 8]> = inputs.iter().map(Borrow::borrow).collect();
+    let v = VectorArray::from_arrays(refs.iter().copied());
+    let d = VectorArray::from_arrays(dependencies.iter().map(Borrow::borrow));
+    // SAFETY: valid handles
+    ffi::op_many("depends", &refs, |res, _| unsafe { sys::mlx_depends(res, v.raw, d.raw) })
 }
 
 /// Shifts elements along the axes, around the end.

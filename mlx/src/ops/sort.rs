@@ -1,4 +1,4 @@
-//! Order: sorting, partitioning, the largest elements.
+//! Order: sorting, partitioning, the largest elements, places in sorted vectors.
 
 use crate::{Array, ffi};
 use mlx_sys as sys;
@@ -47,4 +47,25 @@ partitions! {
     argpartition = mlx_argpartition, mlx_argpartition_axis;
     /// The `k` largest elements, unordered.
     topk = mlx_topk, mlx_topk_axis;
+}
+
+/// On which side of equal elements [`searchsorted`] inserts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Side {
+    #[default]
+    Left,
+    Right,
+}
+
+/// Where (uint32) to insert `values` into an ascending vector to keep it ascending.
+#[track_caller]
+pub fn searchsorted(sorted: &Array, values: &Array, side: Side) -> Array {
+    let side = match side {
+        Side::Left => c"left",
+        Side::Right => c"right",
+    };
+    // SAFETY: valid handles and string
+    ffi::op("searchsorted", &[sorted, values], |res, s| unsafe {
+        sys::mlx_searchsorted(res, sorted.raw, values.raw, side.as_ptr(), s)
+    })
 }
