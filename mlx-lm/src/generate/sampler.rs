@@ -134,7 +134,7 @@ pub fn top_p(logprobs: &Array, p: f32) -> Array {
     let probs = logprobs.astype(Dtype::Float32).exp();
     let sorted = mx::sort(&probs, -1);
     // probability strictly above each token, from the top down
-    let above = mx::cumsum_with(&sorted, -1, Scan { reverse: true, inclusive: false });
+    let above = mx::cumsum_with(&sorted, -1, Scan { reverse: true, inclusive: false, ..Default::default() });
     let total = sorted.sum_keepdims(-1);
     let kept = above.lt(total * p);
     let lowest = mx::where_(&kept, &sorted, f32::INFINITY).min_keepdims(-1);
