@@ -8,12 +8,14 @@
 pub mod attention;
 pub mod cache;
 pub mod ffn;
+pub mod moe;
 pub mod norm;
 pub mod rope;
 
 pub use attention::{Attention, FusedQkv, OutputGate, Projections, QkNorm, QkNormKind};
 pub use cache::CacheKind;
 pub use ffn::{Activation, Mlp, MlpNames};
+pub use moe::{Experts, GroupScore, Groups, Moe, Router, RouterWeights, Scoring, Shared};
 pub use norm::{Norm, NormKind};
 pub use rope::{Rope, RopeScaling};
 

@@ -50,7 +50,12 @@ impl Decoder {
         for (i, layer) in blueprint.layers.iter().enumerate() {
             progress(i, total);
             let at = leaves.at(&blueprint.layers_path).at(&i.to_string());
-            layers.push(block::build(layer, blueprint.hidden, registry, &at).map_err(|e| in_layer(i, e))?);
+            let block = block::build(layer, blueprint.hidden, registry, &at).map_err(|e| in_layer(i, e))?;
+            // layouts that are changed while loading become real here, one layer at a time: no second copy of the model
+            let mut arrays = Vec::new();
+            block.visit(&mut Path::new(), &mut |_, p| arrays.push(p.value().clone()));
+            mlx::eval(&arrays)?;
+            layers.push(block);
         }
         progress(total, total);
         let norm = match &blueprint.norm {

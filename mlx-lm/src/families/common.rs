@@ -95,3 +95,30 @@ pub fn plain_checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     }
     Ok(())
 }
+
+/// Stacks published per-expert tensors of all layers: `model.layers.L.{from}.E.{leaf}` become
+/// `model.layers.L.{to}.{leaf}`, for weights, scales and biases of gate, up and down.
+pub fn stack_experts(t: &mut Tensors, layers: i32, experts: i32, from: &str, to: &str) -> Result<()> {
+    let leaves = [("gate_proj", "gate_proj"), ("up_proj", "up_proj"), ("down_proj", "down_proj")];
+    stack_experts_named(t, layers, experts, from, to, &leaves)
+}
+
+/// As [`stack_experts`], with the published leaf names and what they become (mixtral's w1, w3, w2).
+pub fn stack_experts_named(
+    t: &mut Tensors,
+    layers: i32,
+    experts: i32,
+    from: &str,
+    to: &str,
+    names: &[(&str, &str)],
+) -> Result<()> {
+    for l in 0..layers {
+        let layer = format!("model.layers.{l}");
+        for (old, new) in names {
+            for leaf in ["weight", "scales", "biases", "bias"] {
+                t.stack(experts, |e| format!("{layer}.{from}.{e}.{old}.{leaf}"), format!("{layer}.{to}.{new}.{leaf}"))?;
+            }
+        }
+    }
+    Ok(())
+}

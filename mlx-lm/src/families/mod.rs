@@ -7,6 +7,7 @@ mod gemma3;
 mod llama;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 
 use crate::blueprint::Blueprint;
 use crate::config::Config;
@@ -23,7 +24,7 @@ pub struct Family {
 }
 
 /// All families, by file name.
-pub const ALL: &[Family] = &[gemma3::FAMILY, llama::FAMILY, qwen2::FAMILY, qwen3::FAMILY];
+pub const ALL: &[Family] = &[gemma3::FAMILY, llama::FAMILY, qwen2::FAMILY, qwen3::FAMILY, qwen3_moe::FAMILY];
 
 /// The family of a config.
 pub fn find(config: &Config) -> Result<&'static Family> {

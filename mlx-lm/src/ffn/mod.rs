@@ -1,9 +1,13 @@
 //! Feed-forward parts: what happens to each token by itself.
 
 pub mod activation;
+mod experts;
 mod mlp;
+mod moe;
 
+pub use experts::Experts;
 pub use mlp::Mlp;
+pub use moe::{Moe, route};
 
 use crate::decoder::{Registry, Step};
 use mlx::Array;
@@ -17,4 +21,5 @@ pub trait Ffn: Module {
 /// All ffns of this crate.
 pub fn register(r: &mut Registry) {
     r.ffn(mlp::build);
+    r.ffn_with(moe::build);
 }

@@ -1,0 +1,152 @@
+//! Mixtures of experts as data.
+
+use super::{Activation, Part};
+
+/// y = sum over the chosen experts of weight * expert(x), plus shared experts.
+#[derive(Debug, Clone)]
+pub struct Moe {
+    pub hidden: i32,
+    pub experts: i32,
+    pub top_k: i32,
+    pub router: Router,
+    /// Where the stacked experts lie: `switch_mlp`.
+    pub experts_name: String,
+    pub body: Experts,
+    /// Width of an expert.
+    pub inner: i32,
+    pub bias: bool,
+    pub shared: Option<Shared>,
+}
+
+/// What one expert computes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Experts {
+    /// down(act(gate) * up), leaves `gate_proj`, `up_proj`, `down_proj`.
+    Gated(Activation),
+    /// As `Gated`, with gate and up clipped to a limit first: min(gate, limit), up in +- limit (step3p5, minimax_m3).
+    Clipped { activation: Activation, limit: f32 },
+    /// gpt_oss: gate * sigmoid(1.702 gate) * (up + 1), clipped to +- limit.
+    Oai { alpha: f32, limit: f32 },
+    /// down(act(up)), with these leaf names.
+    Plain { activation: Activation, up: String, down: String },
+}
+
+/// Which experts a token goes to, and with which weights.
+#[derive(Debug, Clone)]
+pub struct Router {
+    /// Leaf name of the projection to expert logits.
+    pub name: String,
+    pub bias: bool,
+    /// Compute logits and scores in float32.
+    pub f32: bool,
+    pub scoring: Scoring,
+    /// Leaf path, relative to the moe, of a bias that only takes part in the choice.
+    pub correction: Option<String>,
+    pub groups: Option<Groups>,
+    pub weights: RouterWeights,
+    /// Factor on the weights.
+    pub scale: f32,
+}
+
+/// Logits to scores, before the choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scoring {
+    /// The logits themselves.
+    None,
+    Softmax,
+    Sigmoid,
+    SqrtSoftplus,
+}
+
+/// Only experts of the best groups are chosen from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Groups {
+    pub count: i32,
+    pub top: i32,
+    pub score: GroupScore,
+    /// What the scores of other groups become (0, or -infinity in bailing_moe_v3).
+    pub fill: f32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupScore {
+    /// Sum of the two best (deepseek_v3).
+    TopTwo,
+    /// The best (deepseek_v2).
+    Max,
+}
+
+/// Scores of the chosen experts to weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RouterWeights {
+    /// As they are.
+    Scores,
+    /// Divided by their sum + eps.
+    Normalised { eps: f32 },
+    /// Softmax over the chosen.
+    Softmax,
+}
+
+/// Experts that every token goes to.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    pub name: String,
+    pub part: Part,
+    /// Leaf name of a projection to one logit whose sigmoid scales them (qwen2_moe).
+    pub gate: Option<String>,
+}
+
+crate::spec!(Moe, "moe");
+
+impl Router {
+    /// softmax over all experts, then the best k, renormalised or not (qwen3_moe).
+    pub fn softmax(renormalise: bool) -> Self {
+        Router {
+            name: "gate".into(),
+            bias: false,
+            f32: false,
+            scoring: Scoring::Softmax,
+            correction: None,
+            groups: None,
+            weights: if renormalise { RouterWeights::Normalised { eps: 0.0 } } else { RouterWeights::Scores },
+            scale: 1.0,
+        }
+    }
+    /// The best k logits, softmax over them (mixtral, gpt_oss).
+    pub fn top_softmax() -> Self {
+        Router { scoring: Scoring::None, weights: RouterWeights::Softmax, ..Self::softmax(false) }
+    }
+    /// sigmoid scores, a correction bias for the choice, groups (deepseek_v3, glm4_moe): "noaux".
+    pub fn noaux(groups: Option<Groups>, renormalise: bool, scale: f32) -> Self {
+        Router {
+            f32: true,
+            scoring: Scoring::Sigmoid,
+            correction: Some("gate.e_score_correction_bias".into()),
+            groups: groups.filter(|g| g.count > 1),
+            weights: if renormalise { RouterWeights::Normalised { eps: 1e-20 } } else { RouterWeights::Scores },
+            scale,
+            ..Self::softmax(false)
+        }
+    }
+}
+
+impl Moe {
+    /// SwiGLU experts stacked under `switch_mlp`, no shared ones.
+    pub fn swiglu(hidden: i32, inner: i32, experts: i32, top_k: i32, router: Router) -> Self {
+        Moe {
+            hidden,
+            experts,
+            top_k,
+            router,
+            experts_name: "switch_mlp".into(),
+            body: Experts::Gated(Activation::Silu),
+            inner,
+            bias: false,
+            shared: None,
+        }
+    }
+    pub fn shared(mut self, name: &str, part: impl super::Spec, gate: Option<&str>) -> Self {
+        self.shared = Some(Shared { name: name.into(), part: std::rc::Rc::new(part), gate: gate.map(Into::into) });
+        self
+    }
+}

@@ -1,0 +1,107 @@
+//! Mixture of experts: a router, the experts it chooses, experts that all tokens share.
+
+use super::{Ffn, experts::Experts};
+use crate::Result;
+use crate::blueprint::{self, GroupScore, Groups, RouterWeights, Scoring};
+use crate::decoder::{Registry, Step};
+use crate::weights::Leaves;
+use mlx::nn::{Leaf, Linear, Module, Param};
+use mlx::{self as mx, Array, Dtype};
+
+/// Mixture of experts over [`blueprint::Moe`].
+#[derive(Module)]
+pub struct Moe {
+    gate: Leaf<Linear>,
+    correction: Option<Leaf<Param>>,
+    experts: Leaf<Experts>,
+    shared: Option<Leaf<Box<dyn Ffn>>>,
+    shared_gate: Option<Leaf<Linear>>,
+    #[module(skip)]
+    spec: blueprint::Moe,
+}
+
+pub(super) fn build(s: &blueprint::Moe, leaves: &Leaves, r: &Registry) -> Result<Moe> {
+    let shared = s.shared.as_ref();
+    Ok(Moe {
+        gate: leaves.linear(&s.router.name, s.hidden, s.experts, s.router.bias)?,
+        correction: s.router.correction.as_ref().map(|name| leaves.param(name, &[s.experts])).transpose()?,
+        experts: Leaf::new(s.experts_name.as_str(), Experts::load(s, &leaves.at(&s.experts_name))?),
+        shared: shared
+            .map(|sh| {
+                Ok::<_, crate::Error>(Leaf::new(sh.name.as_str(), r.build_ffn(sh.part.as_ref(), &leaves.at(&sh.name))?))
+            })
+            .transpose()?,
+        shared_gate: shared
+            .and_then(|sh| sh.gate.as_ref())
+            .map(|name| leaves.linear(name, s.hidden, 1, false))
+            .transpose()?,
+        spec: s.clone(),
+    })
+}
+
+/// Chooses experts: logits [.., E] -> (indices [.., K], weights [.., K]).
+pub fn route(s: &blueprint::Router, top_k: i32, logits: &Array, correction: Option<&Array>) -> (Array, Array) {
+    let logits = if s.f32 { logits.astype(Dtype::Float32) } else { logits.clone() };
+    let scores = match s.scoring {
+        Scoring::None => logits,
+        Scoring::Softmax => mx::softmax_with(&logits, -1, true),
+        Scoring::Sigmoid => logits.sigmoid(),
+        Scoring::SqrtSoftplus => mx::logaddexp(&logits, 0.0).sqrt(),
+    };
+    let mut choice = correction.map_or_else(|| scores.clone(), |c| &scores + c);
+    if let Some(g) = &s.groups {
+        choice = limit_groups(&choice, g);
+    }
+    let indices = mx::argpartition(&-&choice, top_k - 1, -1).slice_axis(-1, 0..top_k);
+    let chosen = mx::take_along_axis(&scores, &indices, -1);
+    let weights = match s.weights {
+        RouterWeights::Scores => chosen,
+        RouterWeights::Normalised { eps } => {
+            let sum = chosen.sum_keepdims(-1);
+            &chosen / if eps == 0.0 { sum } else { sum + eps }
+        }
+        RouterWeights::Softmax => mx::softmax_with(&chosen, -1, true),
+    };
+    (indices, if s.scale == 1.0 { weights } else { weights * s.scale })
+}
+
+/// Scores outside of the best groups become the fill value.
+fn limit_groups(scores: &Array, g: &Groups) -> Array {
+    let grouped = scores.unflatten(-1, [g.count, -1]);
+    let group_scores = match g.score {
+        GroupScore::Max => grouped.max_keepdims(-1),
+        GroupScore::TopTwo => mx::topk(&grouped, 2, -1).sum_keepdims(-1),
+    };
+    let drop = g.count - g.top;
+    if drop <= 0 {
+        return scores.clone();
+    }
+    let worst = mx::argpartition(&group_scores, drop - 1, -2).slice_axis(-2, 0..drop);
+    let fill = Array::scalar(g.fill, scores.dtype());
+    let worst = mx::broadcast_to(&worst, [&worst.shape()[..worst.ndim() - 1], &[grouped.dim(-1)]].concat());
+    mx::put_along_axis(&grouped, &worst, &fill, -2).flatten(-2, -1)
+}
+
+impl Moe {
+    /// Chosen experts and their weights for x [.., D].
+    pub fn route(&self, x: &Array) -> (Array, Array) {
+        let correction = self.correction.as_ref().map(|c| c.value());
+        route(&self.spec.router, self.spec.top_k, &self.gate.forward(x), correction)
+    }
+}
+
+impl Ffn for Moe {
+    fn forward(&self, x: &Array, step: &Step) -> Array {
+        let (indices, weights) = self.route(x);
+        let y = self.experts.forward(x, &indices);
+        let mut y = (y * weights.expand_dims(-1)).sum(-2).astype(x.dtype());
+        if let Some(shared) = &self.shared {
+            let mut z = shared.forward(x, step);
+            if let Some(g) = &self.shared_gate {
+                z = z * g.forward(x).sigmoid();
+            }
+            y = y + z;
+        }
+        y
+    }
+}
