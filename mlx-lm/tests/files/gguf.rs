@@ -400,3 +400,113 @@ fn random_damage_never_panics() {
         }
     }
 }
+
+fn floats(b: &[u8]) -> Vec<f32> {
+    b.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+const DENSE: GgufOptions = GgufOptions { scales: None, dense: Dtype::F32 };
+
+#[test]
+fn deepseek_v2_gets_its_kv_b_back_whole() {
+    let mut f = GgufFile::new("deepseek2");
+    for (key, n) in
+        [("block_count", 1), ("attention.head_count", 2), ("attention.key_length", 5), ("rope.dimension_count", 2)]
+    {
+        f.kv(&format!("deepseek2.{key}"), kv::u32(n));
+    }
+    // two heads, rank 4, nope 3, v 2
+    f.tensor("token_embd.weight", &[4, 3], 0).tensor("blk.0.attn_k_b.weight", &[3, 4, 2], 0).tensor(
+        "blk.0.attn_v_b.weight",
+        &[4, 2, 2],
+        0,
+    );
+    let gguf = parse(&f.bytes()).unwrap();
+    let raw = |n: &str| floats(&gguf.bytes(gguf.tensor(n).unwrap()).unwrap());
+    let (k, v) = (raw("blk.0.attn_k_b.weight"), raw("blk.0.attn_v_b.weight"));
+    let model = GgufModel::new(vec![gguf.clone()], DENSE).unwrap();
+    assert_eq!(model.config()["model_type"], "deepseek_v2");
+    let name = "model.layers.0.self_attn.kv_b_proj.weight";
+    assert_eq!(model.infos().find(|i| i.name == name).unwrap().shape, [10, 4]);
+    let got = floats(&model.bytes(name).unwrap());
+    for h in 0..2 {
+        for r in 0..4 {
+            for i in 0..3 {
+                assert_eq!(got[(h * 5 + i) * 4 + r], k[(h * 4 + r) * 3 + i]);
+            }
+            for i in 0..2 {
+                assert_eq!(got[(h * 5 + 3 + i) * 4 + r], v[(h * 2 + i) * 4 + r]);
+            }
+        }
+    }
+}
+
+#[test]
+fn olmo_joins_its_projections_and_a_mixture_becomes_dense() {
+    let file = |v: u32| {
+        let mut f = GgufFile::new("olmo");
+        f.kv("olmo.block_count", kv::u32(1)).kv("olmo.embedding_length", kv::u32(32));
+        f.kv("olmo.attention.head_count", kv::u32(2)).kv("olmo.feed_forward_length", kv::u32(64));
+        f.tensor("token_embd.weight", &[32, 3], 0).tensor("blk.0.attn_v.weight", &[32, 32], v);
+        f.tensor("blk.0.attn_q.weight", &[32, 32], 2).tensor("blk.0.attn_k.weight", &[32, 32], 2);
+        f.tensor("blk.0.ffn_gate.weight", &[32, 64], 8).tensor("blk.0.ffn_up.weight", &[32, 64], 8);
+        f
+    };
+    let gguf = parse(&file(2).bytes()).unwrap();
+    let raw = |n: &str| gguf.bytes(gguf.tensor(n).unwrap()).unwrap();
+    let model = GgufModel::new(vec![gguf.clone()], DENSE).unwrap();
+    let shape = |m: &GgufModel, n: &str| m.infos().find(|i| i.name == n).map(|i| (i.dtype, i.shape.clone()));
+    let att = "model.transformer.blocks.0.att_proj";
+    assert_eq!(shape(&model, &format!("{att}.weight")), Some((Dtype::U32, vec![96, 4])));
+    assert_eq!(shape(&model, &format!("{att}.scales")), Some((Dtype::F16, vec![96, 1])));
+    let v = affine::weight(GgmlType::Q4_0, &raw("blk.0.attn_v.weight")).unwrap();
+    let q = affine::weight(GgmlType::Q4_0, &raw("blk.0.attn_q.weight")).unwrap();
+    let got = model.bytes(&format!("{att}.weight")).unwrap();
+    assert_eq!((&got[64 * 16..], &got[..16], &got[16..32]), (&v[..], &q[..16], &q[32..48]));
+    let ff = model.bytes("model.transformer.blocks.0.ff_proj.weight").unwrap();
+    assert_eq!(ff[..64 * 32], affine::weight(GgmlType::Q8_0, &raw("blk.0.ffn_up.weight")).unwrap());
+    assert_eq!((model.config()["mlp_hidden_size"].clone(), model.config()["n_heads"].clone()), (128.into(), 2.into()));
+    let mixed = GgufModel::new(vec![parse(&file(3).bytes()).unwrap()], DENSE).unwrap();
+    assert_eq!(shape(&mixed, &format!("{att}.weight")), Some((Dtype::F32, vec![96, 32])));
+    assert_eq!(mixed.bytes(&format!("{att}.weight")).unwrap().len(), 96 * 32 * 4);
+}
+
+#[test]
+fn lfm2_layers_are_known_by_their_kv_heads() {
+    let mut f = GgufFile::new("lfm2");
+    f.kv("lfm2.block_count", kv::u32(2))
+        .kv("lfm2.attention.head_count_kv", kv::array(5, 2, [0i32.to_le_bytes(), 2i32.to_le_bytes()].concat()));
+    f.kv("lfm2.attention.head_count", kv::u32(4)).kv("lfm2.feed_forward_length", kv::u32(96));
+    f.tensor("token_embd.weight", &[32, 3], 0).tensor("token_embd_norm.weight", &[32], 0);
+    f.tensor("blk.0.shortconv.conv.weight", &[3, 32], 0).tensor("blk.1.attn_k.weight", &[32, 16], 8);
+    let model = GgufModel::new(vec![parse(&f.bytes()).unwrap()], GgufOptions::default()).unwrap();
+    let c = Config::from_json(model.config().clone(), "m").unwrap();
+    assert_eq!(c.strings("layer_types").unwrap(), ["conv", "full_attention"]);
+    assert_eq!(
+        (c.usize("num_key_value_heads").unwrap(), c.usize("block_ff_dim").unwrap(), c.flag("conv_bias").unwrap()),
+        (2, 96, false)
+    );
+    let conv = model.infos().find(|i| i.name == "model.layers.0.conv.conv.weight").unwrap();
+    assert_eq!(conv.shape, [32, 3, 1]);
+}
+
+#[test]
+fn a_model_in_parts_is_one_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = llama();
+    first.kv("split.count", kv::u32(2));
+    let mut second = GgufFile::new("llama");
+    second.tensor("output.weight", &[64, 10], 8);
+    let path = |i| dir.path().join(format!("m-0000{i}-of-00002.gguf"));
+    std::fs::write(path(1), first.bytes()).unwrap();
+    assert!(Checkpoint::open(path(1)).unwrap_err().to_string().contains("m-00002-of-00002.gguf"));
+    std::fs::write(path(2), second.bytes()).unwrap();
+    let c = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(c.files().len(), 2);
+    assert_eq!(c.bytes("lm_head.weight").unwrap().len(), 640);
+    assert_eq!(c.config().unwrap().tie_word_embeddings().unwrap(), Some(false));
+    let mut middle = llama();
+    middle.kv("split.count", kv::u32(3));
+    std::fs::write(path(2), middle.bytes()).unwrap();
+    assert!(Checkpoint::open(path(2)).unwrap_err().to_string().contains("is one of 3 parts: open the first"));
+}

@@ -64,6 +64,8 @@ enum Piece {
     Biases,
     /// Dense values, minus this offset (gemma's norms).
     Dense(f32),
+    /// k_b `[H, rank, nope]` and v_b `[H, v, rank]` put back together as kv_b `[H * (nope + v), rank]`.
+    JoinKv,
 }
 
 impl GgufModel {
@@ -124,6 +126,10 @@ impl GgufModel {
                 return Ok(raw);
             }
         }
+        if let ([k, v], Piece::JoinKv) = (&output.sources[..], output.piece) {
+            let pair = self.raw(k).zip(self.raw(v)).ok_or_else(|| fail("is outside of the file".into()))?;
+            return join_kv(pair.0, pair.1, output.info.dtype).map(Bytes::from).map_err(fail);
+        }
         let mut all = Vec::with_capacity(output.info.nbytes());
         for source in &output.sources {
             let (raw, tensor) = self.raw(source).ok_or_else(|| fail("is outside of the file".into()))?;
@@ -132,6 +138,7 @@ impl GgufModel {
                 Piece::Scales => affine::scales(tensor.ty, &raw, output.info.dtype),
                 Piece::Biases => affine::biases(tensor.ty, &raw, output.info.dtype),
                 Piece::Dense(offset) => dense(tensor.ty, &raw, output.info.dtype, offset),
+                Piece::JoinKv => Err("has no parts to join".into()),
             }
             .map_err(|m| fail(format!("{m} (GGUF name {})", tensor.name)))?;
             if let Some(heads) = source.heads {
@@ -201,6 +208,29 @@ fn dense(ty: GgmlType, raw: &[u8], dtype: Dtype, offset: f32) -> Result<Vec<u8>,
     Ok(out)
 }
 
+/// Per head: the rows of k_b transposed, then those of v_b.
+fn join_kv(k: (Bytes, &GgufTensor), v: (Bytes, &GgufTensor), dtype: Dtype) -> Result<Vec<u8>, String> {
+    let values = |(raw, t): &(Bytes, &GgufTensor)| {
+        let mut out = vec![0f32; t.elements()];
+        super::blocks::dequantize(t.ty, raw, &mut out).map(|()| out)
+    };
+    let (kv, vv) = (values(&k)?, values(&v)?);
+    let (&[heads, rank, nope], &[_, wide, _]) = (&k.1.shape[..], &v.1.shape[..]) else {
+        return Err("k_b and v_b must have three dimensions".into());
+    };
+    let mut all = Vec::with_capacity(kv.len() + vv.len());
+    for h in 0..heads {
+        let head = &kv[h * rank * nope..(h + 1) * rank * nope];
+        for i in 0..nope {
+            all.extend((0..rank).map(|r| head[r * nope + i]));
+        }
+        all.extend_from_slice(&vv[h * wide * rank..(h + 1) * wide * rank]);
+    }
+    let mut out = vec![0u8; all.len() * dtype.size()];
+    affine::narrow(&all, dtype, &mut out)?;
+    Ok(out)
+}
+
 struct Builder<'a> {
     parts: &'a [Gguf],
     options: GgufOptions,
@@ -218,6 +248,12 @@ impl Builder<'_> {
                 if NOT_WEIGHTS.contains(&name.as_str()) || (self.arch.name == "olmo" && olmo_part(name)) {
                     continue;
                 }
+                if self.joins_kv() && (name.ends_with(".attn_k_b.weight") || name.ends_with(".attn_v_b.weight")) {
+                    if let Some(prefix) = name.strip_suffix("attn_k_b.weight") {
+                        self.join_kv(prefix)?;
+                    }
+                    continue;
+                }
                 let target = self.arch.rename(name).ok_or_else(|| {
                     Error::tensor(
                         name,
@@ -231,6 +267,31 @@ impl Builder<'_> {
         if self.arch.name == "olmo" { self.olmo() } else { Ok(()) }
     }
 
+    /// DeepSeek V2 keeps kv_b whole; V3 wants it split, as newer files have it.
+    fn joins_kv(&self) -> bool {
+        self.map.get("model_type").and_then(Json::as_str) == Some("deepseek_v2")
+    }
+
+    fn find(&self, name: &str) -> Result<(usize, usize, &GgufTensor)> {
+        let place = |(p, part): (usize, &Gguf)| Some((p, part.tensors.iter().position(|t| t.name == name)?));
+        let (p, t) = self.parts.iter().enumerate().find_map(place).ok_or_else(|| Error::tensor(name, "missing"))?;
+        Ok((p, t, &self.parts[p].tensors[t]))
+    }
+
+    fn join_kv(&mut self, prefix: &str) -> Result<()> {
+        let (k, v) = (self.find(&format!("{prefix}attn_k_b.weight"))?, self.find(&format!("{prefix}attn_v_b.weight"))?);
+        let fit = match (&k.2.shape[..], &v.2.shape[..]) {
+            (&[heads, rank, nope], &[h, wide, r]) if (heads, rank) == (h, r) => Some([heads * (nope + wide), rank]),
+            _ => None,
+        };
+        let fail = || Error::tensor(&k.2.name, format!("{:?} does not fit attn_v_b {:?}", k.2.shape, v.2.shape));
+        let shape = fit.ok_or_else(fail)?.to_vec();
+        let name = self.arch.rename(&format!("{prefix}attn_kv_b.weight")).ok_or_else(fail)?;
+        let source = |(part, tensor, _): (usize, usize, &GgufTensor)| Source { part, tensor, heads: None };
+        let sources = [source(k), source(v)];
+        self.insert(name, self.options.dense, shape, &sources, Piece::JoinKv)
+    }
+
     /// OLMo's layout joins q, k, v and up, gate.
     fn olmo(&mut self) -> Result<()> {
         for i in 0..self.map.get("n_layers").and_then(Json::as_u64).unwrap_or(0) {
@@ -239,12 +300,7 @@ impl Builder<'_> {
             {
                 let mut sources = vec![];
                 for stem in from {
-                    let name = format!("blk.{i}.{stem}.weight");
-                    let found = self.parts.iter().enumerate().find_map(|(p, part)| {
-                        let t = part.tensors.iter().position(|t| t.name == name)?;
-                        Some((p, t, &part.tensors[t]))
-                    });
-                    let (p, t, tensor) = found.ok_or_else(|| Error::tensor(&name, "missing"))?;
+                    let (p, t, tensor) = self.find(&format!("blk.{i}.{stem}.weight"))?;
                     sources.push(self.source(p, t, tensor)?);
                 }
                 self.add(format!("{}{i}.{to}.weight", self.arch.layers), sources)?;
