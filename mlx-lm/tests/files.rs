@@ -7,6 +7,8 @@ mod gguf;
 mod gguf_file;
 #[path = "files/hub.rs"]
 mod hub;
+#[path = "files/inspect.rs"]
+mod inspect;
 #[path = "files/random.rs"]
 mod random;
 #[path = "files/safetensors.rs"]

@@ -49,7 +49,7 @@ const ALIASES: [(&str, &str); 12] = [
 
 impl Config {
     /// Reads `config.json` of a model directory, with the eos ids of `generation_config.json` (they win, as in
-    /// Python) and the quantisation of `hf_quant_config.json` (when the config has none).
+    /// Python) and the quantisation of `hf_quant_config.json` or `jang_config.json` (when the config has none).
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Config> {
         let dir = dir.as_ref();
         let path = dir.join("config.json");
@@ -67,14 +67,19 @@ impl Config {
                 Err(e) => tracing::warn!("{e}; ignored"),
             }
         }
-        let modelopt = dir.join("hf_quant_config.json");
-        if !map.contains_key("quantization")
-            && !map.contains_key("quantization_config")
-            && modelopt.is_file()
-            && let Some(Value::Object(mut q)) = read(&modelopt)?.remove("quantization")
-        {
-            q.insert("quant_method".into(), "modelopt".into());
-            map.insert("quantization_config".into(), Value::Object(q));
+        if !map.contains_key("quantization") && !map.contains_key("quantization_config") {
+            for (name, method) in [("hf_quant_config.json", "modelopt"), ("jang_config.json", "jang")] {
+                let side = dir.join(name);
+                if side.is_file() {
+                    let mut q = read(&side)?;
+                    if let Some(Value::Object(inner)) = q.remove("quantization") {
+                        q = inner;
+                    }
+                    q.insert("quant_method".into(), method.into());
+                    map.insert("quantization_config".into(), Value::Object(q));
+                    break;
+                }
+            }
         }
         Config::from_json(Value::Object(map), path)
     }

@@ -188,6 +188,14 @@ pub enum ForeignQuant {
         group_size: Option<usize>,
         skip: Vec<String>,
     },
+    /// JANG (`jang_config.json`): a u8 bit stream per tensor; the bits follow from a tensor's role.
+    Jang {
+        format: String,
+        profile: String,
+        group_size: usize,
+        bits: usize,
+        role_bits: BTreeMap<String, usize>,
+    },
     /// A method this crate knows nothing of; loading refuses it.
     Unknown {
         method: String,
@@ -206,6 +214,7 @@ impl ForeignQuant {
             ForeignQuant::Mxfp8 { .. } => "mxfp8",
             ForeignQuant::Bitnet { .. } => "bitnet",
             ForeignQuant::ModelOpt { .. } => "modelopt",
+            ForeignQuant::Jang { .. } => "jang",
             ForeignQuant::Unknown { method } => method,
         }
     }
@@ -317,6 +326,21 @@ fn foreign(q: &Section, method: &str) -> Result<ForeignQuant> {
                 algo: q.str("quant_algo")?.to_owned(),
                 group_size: q.opt_usize("group_size")?,
                 skip,
+            }
+        }
+        "jang" => {
+            let mut role_bits = BTreeMap::new();
+            if let Some(roles) = q.opt_sub("mxtq_bits")? {
+                for role in roles.map().keys() {
+                    role_bits.insert(role.clone(), roles.usize(role)?);
+                }
+            }
+            ForeignQuant::Jang {
+                format: q.str_or("weight_format", "jang")?.to_owned(),
+                profile: q.str_or("profile", "")?.to_owned(),
+                group_size: q.usize_or("group_size", 64)?,
+                bits: q.usize_or("bits_default", 4)?,
+                role_bits,
             }
         }
         other => ForeignQuant::Unknown { method: other.to_owned() },

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::checkpoint::{Checkpoint, Format};
 use super::{Dtype, TensorInfo};
 use crate::Result;
-use crate::config::{QuantMode, QuantParams, Quantization};
+use crate::config::{ForeignQuant, QuantParams, Quantization};
 
 /// The report of [`inspect`].
 #[derive(Clone, Debug, Serialize)]
@@ -62,16 +62,16 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
         bytes += info.nbytes() as u64;
         *dtypes.entry(info.dtype).or_default() += info.nbytes() as u64;
         let path = info.name.strip_suffix(".weight");
-        match path.map(|p| resolve(&checkpoint, &quantization, p, info)) {
+        match path.map(|p| checkpoint.packed_as(&quantization, p, None)) {
             Some(Ok(Some(params))) => {
                 let n = (info.elements() * 32 / params.bits) as u64;
                 parameters += n;
                 let count = counts.entry(params).or_default();
                 *count = (count.0 + 1, count.1 + n);
             }
-            Some(Err(problem)) => problems.push(format!("{}: {problem}", info.name)),
+            Some(Err(problem)) => problems.push(problem.to_string()),
             _ if sidecar(&checkpoint, &info.name) => {}
-            _ => parameters += info.elements() as u64,
+            _ => parameters += unpacked(&quantization, info),
         }
     }
     if let Quantization::Mlx(q) = &quantization {
@@ -119,90 +119,33 @@ fn declared(q: &Quantization) -> String {
     }
 }
 
+/// Weights a tensor stands for: other tools pack several into an element and keep scales beside.
+fn unpacked(q: &Quantization, info: &TensorInfo) -> u64 {
+    let n = info.elements() as u64;
+    let Quantization::Foreign(f) = q else { return n };
+    let leaf = info.name.rsplit('.').next().unwrap_or_default();
+    match (f, leaf) {
+        (_, "qzeros" | "g_idx" | "scales" | "weight_scale" | "weight_scale_inv" | "weight_scale_2" | "input_scale") => {
+            0
+        }
+        (
+            _,
+            "weight_shape" | "weight_zero_point" | "weight_global_scale" | "input_global_scale" | "activation_scale",
+        ) => 0,
+        (ForeignQuant::Awq { bits, .. } | ForeignQuant::Gptq { bits, .. }, "qweight") => n * 32 / (*bits).max(1) as u64,
+        (ForeignQuant::CompressedTensors { bits, .. }, "weight_packed") => {
+            n * 8 * info.dtype.size() as u64 / (*bits).max(1) as u64
+        }
+        (ForeignQuant::Mxfp4 { .. }, leaf) if leaf.ends_with("_blocks") => n * 2,
+        (ForeignQuant::Mxfp4 { .. }, leaf) if leaf.ends_with("_scales") => 0,
+        (ForeignQuant::Bitnet { .. }, "weight") if info.dtype == Dtype::U8 => n * 4,
+        (ForeignQuant::ModelOpt { .. }, "weight") if info.dtype == Dtype::U8 => n * 2,
+        _ => n,
+    }
+}
+
 /// The scales or biases of a packed weight.
 fn sidecar(checkpoint: &Checkpoint, name: &str) -> bool {
     let path = name.strip_suffix(".scales").or_else(|| name.strip_suffix(".biases"));
     path.is_some_and(|p| checkpoint.info(&format!("{p}.weight")).is_some_and(|w| w.dtype == Dtype::U32))
-}
-
-/// The parameters of a module from its shapes, checked against the config. `None`: it is not packed.
-fn resolve(
-    checkpoint: &Checkpoint,
-    q: &Quantization,
-    path: &str,
-    weight: &TensorInfo,
-) -> Result<Option<QuantParams>, String> {
-    let listed = match q {
-        Quantization::Mlx(q) => q.listed(path),
-        _ => None,
-    };
-    let Some(scales) = checkpoint.info(&format!("{path}.scales")) else {
-        return match (weight.dtype, q) {
-            (Dtype::U32, Quantization::Mlx(_)) => Err("is packed, but has no scales".into()),
-            _ => Ok(None),
-        };
-    };
-    if weight.dtype != Dtype::U32 {
-        return Ok(None);
-    }
-    let default = match q {
-        Quantization::Mlx(q) => Some(q.default),
-        Quantization::Foreign(f) => f.mlx(),
-        Quantization::None => None,
-    };
-    let declared = match listed {
-        Some(None) => return Err("the config says it is not quantised, but it is packed".into()),
-        Some(Some(params)) => Some(params),
-        None => None,
-    };
-    let has_biases = checkpoint.contains(&format!("{path}.biases"));
-    let found = geometry(weight, scales, has_biases, declared.or(default))?;
-    match declared {
-        Some(d) if d != found => Err(format!("the config says {d}, the shapes say {found}")),
-        _ => Ok(Some(found)),
-    }
-}
-
-/// Group size, bits and mode from packed shapes: bits × group = 32 · words / groups, which `hint` splits.
-///
-/// Shapes give only the product; the row length would separate them. The hint's group size wins if it fits, then its
-/// bits, then the one affine pair with the usual group sizes.
-pub fn geometry(
-    weight: &TensorInfo,
-    scales: &TensorInfo,
-    has_biases: bool,
-    hint: Option<QuantParams>,
-) -> Result<QuantParams, String> {
-    let (Some(&words), Some(&groups)) = (weight.shape.last(), scales.shape.last()) else {
-        return Err("weight or scales have no dimensions".into());
-    };
-    let rows = |t: &TensorInfo| t.shape[..t.shape.len() - 1].to_vec();
-    if rows(weight) != rows(scales) {
-        return Err(format!("weight {:?} and scales {:?} have different rows", weight.shape, scales.shape));
-    }
-    if groups == 0 || words == 0 || words * 32 % groups != 0 {
-        return Err(format!("{words} words do not divide into {groups} groups"));
-    }
-    let product = words * 32 / groups;
-    let fits = |p: &QuantParams| p.group_size * p.bits == product && p.check().is_ok();
-    if !has_biases {
-        let mode = QuantMode::ALL.into_iter().filter(|m| *m != QuantMode::Affine);
-        let mut found: Vec<QuantParams> = mode.map(QuantMode::defaults).filter(fits).collect();
-        // 4 x 32 only: mxfp4; nvfp4 is 4 x 16, mxfp8 8 x 32
-        return found.pop().ok_or_else(|| format!("no mode without biases has {product} bits per group"));
-    }
-    let mut all: Vec<QuantParams> = vec![];
-    for group in [64, 32, 128] {
-        if product % group == 0 {
-            all.push(QuantParams::affine(group, product / group));
-        }
-    }
-    all.retain(fits);
-    let hint = hint.filter(|h| h.mode == QuantMode::Affine);
-    let by_hint = hint.and_then(|h| {
-        let same = |p: &&QuantParams| p.group_size == h.group_size;
-        let bits = |p: &&QuantParams| p.bits == h.bits;
-        all.iter().find(|p| **p == h).or_else(|| all.iter().find(same)).or_else(|| all.iter().find(bits)).copied()
-    });
-    by_hint.or(all.first().copied()).ok_or_else(|| format!("no affine format has {product} bits per group"))
 }

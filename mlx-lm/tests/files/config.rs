@@ -113,6 +113,20 @@ fn generation_config_wins_for_eos_and_modelopt_side_file_is_read() {
     assert_eq!(c.eos_token_ids(), [5]);
     let Quantization::Foreign(f) = c.quantization().unwrap() else { panic!() };
     assert_eq!(f.mlx(), Some(QuantMode::Nvfp4.defaults()));
+    std::fs::remove_file(dir.path().join("hf_quant_config.json")).unwrap();
+    put(
+        "jang_config.json",
+        r#"{"weight_format": "jangtq", "profile": "JANG_3M", "bits_default": 3, "mxtq_bits": {"attention": 6}}"#,
+    );
+    let Quantization::Foreign(f) = Config::from_dir(dir.path()).unwrap().quantization().unwrap() else { panic!() };
+    let want = ForeignQuant::Jang {
+        format: "jangtq".into(),
+        profile: "JANG_3M".into(),
+        group_size: 64,
+        bits: 3,
+        role_bits: [("attention".to_owned(), 6)].into(),
+    };
+    assert_eq!(f, want);
     put("config.json", "{\"model_type\": \"llama\",\n oops}");
     let message = Config::from_dir(dir.path()).unwrap_err().to_string();
     assert!(message.contains("config.json") && message.contains("line 2"), "{message}");
@@ -203,4 +217,36 @@ fn quantisation_blocks_are_told_apart() {
     assert_eq!(ct.mlx(), Some(QuantParams::affine(64, 4)));
     assert_eq!(f(json!({"quant_method": "bitsandbytes"})).method(), "bitsandbytes");
     assert!(Quantization::Foreign(f(json!({"quant_method": "bitnet"}))).mlx().is_err());
+}
+
+#[test]
+fn random_damage_never_panics() {
+    let text = r#"{"model_type": "gemma4", "eos_token_id": [1, 2], "rope_theta": 1e4, "max_position_embeddings": 128, "tie_word_embeddings": false,
+        "text_config": {"model_type": "llama", "rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 8.0}, "sliding_attention": {"type": "longrope", "long_factor": [1, 2], "original_max_position_embeddings": 32}}},
+        "quantization": {"group_size": 64, "bits": 4, "mode": "affine", "a.b": {"group_size": 32, "bits": 8}, "c": false},
+        "quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized"}, "x": {"__float__": "NaN"}, "y": Infinity}"#;
+    let mut random = crate::random::Random(3);
+    let words = ["null", "-1", "[]", "{}", "1e400", "Infinity", "\"\"", "18446744073709551616", "true", "[[1]]"];
+    let mut parsed = 0;
+    for _ in 0..5_000 {
+        let mut bad = text.to_owned();
+        for _ in 0..1 + random.below(3) {
+            // a value, or some bytes, become something else
+            let starts: Vec<usize> = bad.match_indices(": ").map(|(i, _)| i + 2).collect();
+            let at = starts[random.below(starts.len())];
+            let end = at + bad[at..].find([',', '}']).unwrap_or(0);
+            bad.replace_range(at..end, words[random.below(words.len())]);
+        }
+        let Ok(v) = parse_json(&bad) else { continue };
+        let Ok(c) = Config::from_json(v, "config.json") else { continue };
+        parsed += 1;
+        let _ = (
+            c.rope(),
+            c.rope_for("full_attention"),
+            c.rope_for("sliding_attention"),
+            c.quantization().map(|q| q.mlx()),
+        );
+        let _ = (c.dtype(), c.bos_token_id(), c.tie_word_embeddings(), c.strings("layer_types"));
+    }
+    assert!(parsed > 500, "{parsed}");
 }

@@ -273,7 +273,7 @@ fn llama3_factors_and_deepseek_geometry_reach_the_config() {
     assert!(matches!(rope.kind, RopeKind::LongRope { ref long, original_max: 128, .. } if long.len() == 8));
     let mut f = GgufFile::new("deepseek2");
     for (key, n) in [
-        ("block_count", 2),
+        ("block_count", 1),
         ("attention.head_count", 4),
         ("attention.head_count_kv", 1),
         ("attention.key_length", 576),
@@ -301,13 +301,17 @@ fn metadata_of_every_type_is_read() {
     let mut f = GgufFile::new("llama");
     f.kv("i8", (1, vec![0xff])).kv("u16", (2, vec![1, 2])).kv("bool", (7, vec![1]));
     f.kv("f64", (12, 2.5f64.to_le_bytes().to_vec())).kv("i64", (11, (-5i64).to_le_bytes().to_vec()));
+    f.kv("floats", kv::array(6, 1, 0.5f32.to_le_bytes().to_vec()))
+        .kv("wide", kv::array(4, 1, u32::MAX.to_le_bytes().to_vec()));
     f.kv("nested", kv::array(9, 2, [kv::array(4, 1, 7u32.to_le_bytes().to_vec()).1, kv::strings(&["x"]).1].concat()));
     let g = parse(&f.bytes()).unwrap();
     assert_eq!(g.get("i8").unwrap().as_i64(), Some(-1));
     assert_eq!(g.get("u16"), Some(&Value::U16(513)));
     assert_eq!((g.get("bool").unwrap().as_bool(), g.get("f64").unwrap().as_f64()), (Some(true), Some(2.5)));
     assert_eq!(g.get("i64").unwrap().as_usize(), None);
-    let nested = Array::Nested(vec![Array::Int(vec![7]), Array::Str(vec!["x".into()])]);
+    assert_eq!(g.get("floats").unwrap().as_f32s(), Some(&[0.5][..]));
+    assert_eq!((g.get("wide").unwrap().as_i32s(), g.get("wide").unwrap().to_i64s()), (None, Some(vec![4294967295])));
+    let nested = Array::Nested(vec![Array::I32(vec![7]), Array::Str(vec!["x".into()])]);
     assert_eq!(g.get("nested").unwrap().as_array(), Some(&nested));
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Number, Value as Json, json};
 use super::arch::Arch;
 use super::blocks::dequantize;
 use super::parse::Gguf;
-use super::value::{Array, Value};
+use super::value::{Array, Value, shortest};
 use crate::{Error, Result};
 
 /// What a fix may look at: metadata of one architecture and tensor shapes.
@@ -54,6 +54,10 @@ impl<'a> Facts<'a> {
 
 /// The config without its `quantization`.
 pub(super) fn build(facts: &Facts, arch: &Arch) -> Result<Map<String, Json>> {
+    let tensors: usize = facts.parts.iter().map(|p| p.tensors.len()).sum();
+    if facts.get("block_count").and_then(Value::as_usize).is_some_and(|layers| layers > tensors) {
+        return Err(facts.error("block_count", "more layers than tensors"));
+    }
     let mut map = Map::new();
     map.insert("model_type".into(), arch.model_type.into());
     for (from, to) in arch.keys.iter().flat_map(|rows| rows.iter()) {
@@ -105,9 +109,11 @@ fn json_of(v: &Value) -> Json {
         Value::Bool(b) => (*b).into(),
         Value::U64(n) => (*n).into(),
         Value::F32(_) | Value::F64(_) => float(v.as_f64().unwrap_or(f64::NAN)),
-        Value::Array(Array::Int(a)) => a.clone().into(),
+        Value::Array(Array::I32(a)) => a.clone().into(),
+        Value::Array(Array::I64(a)) => a.clone().into(),
         Value::Array(Array::Str(a)) => a.clone().into(),
-        Value::Array(Array::Float(a)) => a.iter().map(|f| float(*f)).collect(),
+        Value::Array(Array::F32(a)) => a.iter().map(|f| float(shortest(*f))).collect(),
+        Value::Array(Array::F64(a)) => a.iter().map(|f| float(*f)).collect(),
         Value::Array(Array::Nested(_)) => Json::Null,
         _ => v.as_i64().map_or(Json::Null, Json::from),
     }
@@ -282,10 +288,9 @@ pub(super) fn deepseek(facts: &Facts, map: &mut Map<String, Json>) -> Result<()>
 
 pub(super) fn lfm2(facts: &Facts, map: &mut Map<String, Json>) -> Result<()> {
     let layers = facts.usize("block_count")?;
-    let kv: Vec<i64> = match facts.get("attention.head_count_kv") {
-        Some(Value::Array(Array::Int(list))) => list.clone(),
-        _ => (0..layers).map(|i| facts.has_tensor(&format!("blk.{i}.attn_q.weight")).into()).collect(),
-    };
+    let listed = facts.get("attention.head_count_kv").and_then(Value::to_i64s);
+    let attends = |i| facts.has_tensor(&format!("blk.{i}.attn_q.weight")).into();
+    let kv: Vec<i64> = listed.unwrap_or_else(|| (0..layers).map(attends).collect());
     let types: Vec<&str> = kv.iter().map(|n| if *n > 0 { "full_attention" } else { "conv" }).collect();
     let full: Vec<usize> = kv.iter().enumerate().filter(|(_, n)| **n > 0).map(|(i, _)| i).collect();
     if map.get("num_key_value_heads").is_none_or(Json::is_array) {
@@ -348,7 +353,7 @@ pub(super) fn gpt_oss(facts: &Facts, map: &mut Map<String, Json>) -> Result<()> 
     if let Some(ff) = facts.get("expert_feed_forward_length") {
         map.insert("intermediate_size".into(), json_of(ff));
     }
-    let layers = facts.usize("block_count")?.min(10_000);
+    let layers = facts.usize("block_count")?;
     let types: Vec<&str> =
         (0..layers).map(|i| if i % 2 == 0 { "sliding_attention" } else { "full_attention" }).collect();
     map.insert("layer_types".into(), types.into());

@@ -318,16 +318,13 @@ impl Builder<'_> {
         };
         let facts = Facts::new(self.parts, self.arch.name);
         let count = facts.get(key).or_else(|| facts.get("attention.head_count"));
-        let heads = count.and_then(|v| match v {
+        let heads = count.and_then(|v| match v.to_i64s() {
             // one count per layer
-            Value::Array(a) => match a {
-                super::Array::Int(list) => {
-                    let layer: usize = info.name.strip_prefix("blk.")?.split('.').next()?.parse().ok()?;
-                    usize::try_from(*list.get(layer)?).ok()
-                }
-                _ => None,
-            },
-            v => v.as_usize(),
+            Some(list) => {
+                let layer: usize = info.name.strip_prefix("blk.")?.split('.').next()?.parse().ok()?;
+                usize::try_from(*list.get(layer)?).ok()
+            }
+            None => v.as_usize(),
         });
         let heads = heads
             .filter(|h| *h > 0)

@@ -229,24 +229,19 @@ impl<'a> Reader<'a> {
         Ok(match ty {
             STRING => Array::Str((0..n).map(|_| self.string()).collect::<Result<_, _>>()?),
             ARRAY => Array::Nested((0..n).map(|_| self.elements(depth + 1)).collect::<Result<_, _>>()?),
-            6 => Array::Float(chunks::<4>(self.take(4 * n)?).map(|b| f32::from_le_bytes(b).into()).collect()),
-            12 => Array::Float(chunks::<8>(self.take(8 * n)?).map(f64::from_le_bytes).collect()),
-            7 => Array::Int((0..n).map(|_| self.bool().map(i64::from)).collect::<Result<_, _>>()?),
-            0 => Array::Int(self.take(n)?.iter().map(|&b| b.into()).collect()),
-            1 => Array::Int(self.take(n)?.iter().map(|&b| (b as i8).into()).collect()),
-            2 => Array::Int(chunks::<2>(self.take(2 * n)?).map(|b| u16::from_le_bytes(b).into()).collect()),
-            3 => Array::Int(chunks::<2>(self.take(2 * n)?).map(|b| i16::from_le_bytes(b).into()).collect()),
-            4 => Array::Int(chunks::<4>(self.take(4 * n)?).map(|b| u32::from_le_bytes(b).into()).collect()),
-            5 => Array::Int(chunks::<4>(self.take(4 * n)?).map(|b| i32::from_le_bytes(b).into()).collect()),
+            6 => Array::F32(chunks::<4>(self.take(4 * n)?).map(f32::from_le_bytes).collect()),
+            12 => Array::F64(chunks::<8>(self.take(8 * n)?).map(f64::from_le_bytes).collect()),
+            5 => Array::I32(chunks::<4>(self.take(4 * n)?).map(i32::from_le_bytes).collect()),
+            7 => Array::I32((0..n).map(|_| self.bool().map(i32::from)).collect::<Result<_, _>>()?),
+            0 => Array::I32(self.take(n)?.iter().map(|&b| b.into()).collect()),
+            1 => Array::I32(self.take(n)?.iter().map(|&b| (b as i8).into()).collect()),
+            2 => Array::I32(chunks::<2>(self.take(2 * n)?).map(|b| u16::from_le_bytes(b).into()).collect()),
+            3 => Array::I32(chunks::<2>(self.take(2 * n)?).map(|b| i16::from_le_bytes(b).into()).collect()),
+            4 => Array::ints(chunks::<4>(self.take(4 * n)?).map(|b| u32::from_le_bytes(b).into()).collect()),
+            11 => Array::ints(chunks::<8>(self.take(8 * n)?).map(i64::from_le_bytes).collect()),
             _ => {
-                let wide = chunks::<8>(self.take(8 * n)?);
-                if ty == 11 {
-                    Array::Int(wide.map(i64::from_le_bytes).collect())
-                } else {
-                    let fit =
-                        |b| i64::try_from(u64::from_le_bytes(b)).map_err(|_| "an integer is too large".to_owned());
-                    Array::Int(wide.map(fit).collect::<Result<_, _>>()?)
-                }
+                let fit = |b| i64::try_from(u64::from_le_bytes(b)).map_err(|_| "an integer is too large".to_owned());
+                Array::ints(chunks::<8>(self.take(8 * n)?).map(fit).collect::<Result<_, _>>()?)
             }
         })
     }

@@ -23,11 +23,30 @@ pub enum Value {
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum Array {
-    /// Integers and bools of any width, widened. `u64` beyond `i64::MAX` do not occur.
-    Int(Vec<i64>),
-    Float(Vec<f64>),
+    /// Integers of any width (and bools) that all fit.
+    I32(Vec<i32>),
+    /// Integers of which one does not fit 32 bits.
+    I64(Vec<i64>),
+    F32(Vec<f32>),
+    F64(Vec<f64>),
     Str(Vec<String>),
     Nested(Vec<Array>),
+}
+
+impl Array {
+    /// Integers, in 32 bits if they fit.
+    pub(super) fn ints(all: Vec<i64>) -> Array {
+        let narrow = all.iter().map(|&v| i32::try_from(v)).collect::<Result<Vec<i32>, _>>();
+        narrow.map_or(Array::I64(all), Array::I32)
+    }
+    /// Integers widened; `None` for other arrays.
+    pub fn to_i64s(&self) -> Option<Vec<i64>> {
+        match self {
+            Array::I32(v) => Some(v.iter().map(|&v| v.into()).collect()),
+            Array::I64(v) => Some(v.clone()),
+            _ => None,
+        }
+    }
 }
 
 impl Value {
@@ -49,10 +68,10 @@ impl Value {
     pub fn as_usize(&self) -> Option<usize> {
         usize::try_from(self.as_i64()?).ok()
     }
-    /// Any number as `f64`. An `F32` is widened by its shortest decimal form, as config files spell it.
+    /// Any number as `f64`; an `F32` by its shortest decimal form.
     pub fn as_f64(&self) -> Option<f64> {
         match *self {
-            Value::F32(v) => v.to_string().parse().ok(),
+            Value::F32(v) => Some(shortest(v)),
             Value::F64(v) => Some(v),
             _ => self.as_i64().map(|v| v as f64),
         }
@@ -81,16 +100,24 @@ impl Value {
             _ => None,
         }
     }
-    pub fn as_ints(&self) -> Option<&[i64]> {
+    pub fn as_i32s(&self) -> Option<&[i32]> {
         match self {
-            Value::Array(Array::Int(v)) => Some(v),
+            Value::Array(Array::I32(v)) => Some(v),
             _ => None,
         }
     }
-    pub fn as_floats(&self) -> Option<&[f64]> {
+    pub fn as_f32s(&self) -> Option<&[f32]> {
         match self {
-            Value::Array(Array::Float(v)) => Some(v),
+            Value::Array(Array::F32(v)) => Some(v),
             _ => None,
         }
     }
+    pub fn to_i64s(&self) -> Option<Vec<i64>> {
+        self.as_array()?.to_i64s()
+    }
+}
+
+/// An f32 by its shortest decimal form, as config files spell it (1e-5, not 9.99999975e-6).
+pub(super) fn shortest(v: f32) -> f64 {
+    v.to_string().parse().unwrap_or(v.into())
 }
