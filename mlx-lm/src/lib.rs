@@ -1,6 +1,7 @@
 //! Language models on MLX.
 pub mod blueprint;
 pub mod cache;
+pub mod chat;
 pub mod config;
 pub mod decoder;
 pub mod error;
@@ -9,7 +10,7 @@ pub mod ffn;
 pub mod generate;
 pub mod hub;
 pub mod mixers;
+pub mod tokenizer;
 pub mod weights;
-
 pub use decoder::Model;
 pub use error::{Error, Result};

@@ -1,0 +1,14 @@
+//! From a conversation to the model's prompt and from its answer back to text, thinking and tool calls.
+//!
+//! [`ChatTemplate`] renders a model's own jinja as Hugging Face does; [`tools`] knows the wire forms of tool calls.
+//! No arrays live here.
+
+mod jinja;
+mod message;
+mod python;
+mod strftime;
+mod template;
+pub mod tools;
+
+pub use message::Message;
+pub use template::{ChatTemplate, RenderOptions};
