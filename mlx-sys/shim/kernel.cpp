@@ -1,6 +1,8 @@
 // CUDA kernels that were compiled ahead of time; the C++ API has them and mlx-c does not.
 #include "shim.h"
 
+#include <functional>
+#include <string>
 #include <tuple>
 #include <variant>
 
@@ -13,6 +15,11 @@ typedef struct {
   int integer;
   float real;
 } mlxs_scalar;
+
+/// The hash of a text by which MLX tells loaded kernel modules apart.
+size_t mlxs_text_hash(const char* text, size_t len) {
+  return std::hash<std::string>{}(std::string(text, len));
+}
 
 int mlxs_precompiled_cuda_kernel(
     mlx_vector_array* res,

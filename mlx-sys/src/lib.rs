@@ -4,9 +4,11 @@
 
 #[allow(non_camel_case_types, clippy::missing_safety_doc)]
 mod bindings;
+mod nvrtc;
 mod shim;
 
 pub use bindings::*;
+pub use nvrtc::{cuda_multiprocessors, nvrtc_compile, nvrtc_version};
 pub use shim::*;
 
 /// C's `FILE`.

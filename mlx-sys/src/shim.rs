@@ -81,6 +81,9 @@ unsafe extern "C" {
         stream: mlx_stream,
     ) -> c_int;
 
+    /// The hash of a text by which MLX tells loaded kernel modules apart.
+    pub fn mlxs_text_hash(text: *const c_char, len: usize) -> usize;
+
     /// Outputs of a CUDA kernel compiled ahead of time (`image`: cubin or PTX bytes). `grid` and `threadgroup`
     /// have three entries; `init_value` may be null.
     pub fn mlxs_precompiled_cuda_kernel(
