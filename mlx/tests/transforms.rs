@@ -1,5 +1,11 @@
 //! Function transforms, trees, frozen arrays.
 #[path = "transforms_/closures.rs"]
 mod closures;
+#[path = "transforms_/compile.rs"]
+mod compile;
+#[path = "transforms_/custom.rs"]
+mod custom;
+#[path = "transforms_/export.rs"]
+mod export;
 #[path = "transforms_/frozen.rs"]
 mod frozen;

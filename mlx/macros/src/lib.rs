@@ -143,6 +143,15 @@ fn module(input: DeriveInput) -> Result<Tokens, Error> {
                 match self { #(#training)* }
             }
         }
+        #[automatically_derived]
+        impl #params ::mlx::State for #ident #args #clause {
+            fn arrays(&self, f: &mut dyn FnMut(&::mlx::Array)) {
+                ::mlx::module_arrays(self, f);
+            }
+            fn arrays_mut(&mut self, f: &mut dyn FnMut(&mut ::mlx::Array)) {
+                ::mlx::module_arrays_mut(self, f);
+            }
+        }
     })
 }
 

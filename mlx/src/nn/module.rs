@@ -32,6 +32,9 @@ impl Param {
     pub fn value(&self) -> &Array {
         &self.value
     }
+    pub fn value_mut(&mut self) -> &mut Array {
+        &mut self.value
+    }
     pub fn into_value(self) -> Array {
         self.value
     }

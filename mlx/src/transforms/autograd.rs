@@ -1,14 +1,97 @@
 //! Gradients: `grad`, `value_and_grad`, `vjp`, `jvp`.
+//!
+//! A function takes one tree of arrays and is differentiated with respect to all of it; arrays that it captures are
+//! constants. So `argnums` is what you pass and what you capture.
 
-use super::closure::{Closure, deep, finish};
+use super::closure::{Closure, carry, deep, finish};
 use crate::error::refuse;
 use crate::ffi::VectorArray;
+use crate::tree::Tree;
 use crate::{Array, stream};
 use mlx_sys as sys;
+use std::cell::RefCell;
 
-/// The outputs of `f` and the gradients of the first one, a scalar, with respect to the arguments `argnums`.
+/// The gradient of `f`, which gives a scalar (`mx.grad`).
 ///
-/// Arrays that `f` captures are constants. The other outputs are not differentiated. Panics inside `f` pass through.
+/// ```
+/// use mlx::{self as mx, Array, array};
+/// let slope = mx::grad(|x: &Array| x.square().sum(()));
+/// assert_eq!(slope(&array!([1.0, 2.0])).to_vec::<f32>()?, [2.0, 4.0]);
+/// // transforms nest
+/// let curvature = mx::grad(|x: &Array| mx::grad(|x: &Array| (x * x * x).sum(()))(x).sum(()));
+/// assert_eq!(curvature(&array!(5.0)).item::<f32>()?, 30.0);
+/// # Ok::<(), mx::Error>(())
+/// ```
+pub fn grad<T: Tree>(f: impl Fn(&T) -> Array) -> impl Fn(&T) -> T {
+    move |args| value_and_grad(&f)(args).1
+}
+
+/// What `f` gives and the gradient of its first array, a scalar (`mx.value_and_grad`).
+///
+/// ```
+/// use mlx::{self as mx, Array, array};
+/// let target = array!([1.0, 1.0]);
+/// let loss = |(w, b): &(Array, Array)| ((w * 2.0 + b - &target).square().sum(()), w + b);
+/// let ((value, _aux), (dw, db)) = mx::value_and_grad(loss)(&(array!([1.0, 2.0]), array!(0.0)));
+/// assert_eq!(value.item::<f32>()?, 10.0);
+/// assert_eq!((dw.to_vec::<f32>()?, db.item::<f32>()?), (vec![4.0, 12.0], 8.0));
+/// # Ok::<(), mx::Error>(())
+/// ```
+pub fn value_and_grad<T: Tree, R: Tree>(f: impl Fn(&T) -> R) -> impl Fn(&T) -> (R, T) {
+    #[track_caller]
+    fn run<T: Tree, R: Tree>(f: &impl Fn(&T) -> R, args: &T) -> (R, T) {
+        let leaves = args.leaves();
+        let all: Vec<i32> = (0..leaves.len() as i32).collect();
+        let traced = Traced::new(f, args);
+        let (values, grads) = value_and_grad_argnums(|a| traced.call(a), &leaves, &all);
+        (traced.output(values), rebuilt(args, grads))
+    }
+    move |args| run(&f, args)
+}
+
+/// [`value_and_grad`] of a function that can fail; its error comes out as it is.
+pub fn try_value_and_grad<T: Tree, R: Tree, E>(f: impl Fn(&T) -> Result<R, E>) -> impl Fn(&T) -> Result<(R, T), E> {
+    move |args| carry(|slot| value_and_grad(|a| slot.unwrap(f(a)))(args))
+}
+
+/// A function over trees as one over lists; keeps the structure of what it gave.
+pub(super) struct Traced<'f, T, R, F: Fn(&T) -> R> {
+    f: &'f F,
+    template: &'f T,
+    result: RefCell<Option<R>>,
+}
+
+impl<'f, T: Tree, R: Tree, F: Fn(&T) -> R> Traced<'f, T, R, F> {
+    pub fn new(f: &'f F, template: &'f T) -> Self {
+        Traced { f, template, result: RefCell::new(None) }
+    }
+
+    pub fn call(&self, leaves: &[Array]) -> Vec<Array> {
+        let result = (self.f)(&rebuilt(self.template, leaves.iter().cloned()));
+        let leaves = result.leaves();
+        *self.result.borrow_mut() = Some(result);
+        leaves
+    }
+
+    #[track_caller]
+    pub fn output(&self, leaves: Vec<Array>) -> R {
+        match &*self.result.borrow() {
+            Some(result) => rebuilt(result, leaves),
+            None => refuse("transform", "the function was not called"),
+        }
+    }
+}
+
+/// `template` with other leaves.
+#[track_caller]
+pub(super) fn rebuilt<T: Tree>(template: &T, leaves: impl IntoIterator<Item = Array>) -> T {
+    template.with_leaves(leaves).unwrap_or_else(|e| refuse("transform", e.to_string()))
+}
+
+/// The outputs of `f` and the gradients of the first one, a scalar, with respect to the arguments `argnums`, in the order
+/// of `argnums` (`mx.value_and_grad(f, argnums)`).
+///
+/// The other outputs are not differentiated.
 #[track_caller]
 pub fn value_and_grad_argnums(
     f: impl Fn(&[Array]) -> Vec<Array>,
@@ -22,10 +105,6 @@ pub fn value_and_grad_argnums(
     if sorted.iter().any(|&n| n < 0 || n as usize >= args.len()) {
         refuse("value_and_grad", format!("argnums {argnums:?} with {} arguments", args.len()));
     }
-    if sorted.is_empty() {
-        return (f(args), Vec::new());
-    }
-    stream::current();
     let f = |a: &[Array]| {
         let outputs = f(a);
         match outputs.first() {
@@ -34,6 +113,10 @@ pub fn value_and_grad_argnums(
             None => refuse("value_and_grad", "the function gives nothing"),
         }
     };
+    if sorted.is_empty() {
+        return (f(args), Vec::new());
+    }
+    stream::current();
     let inputs = VectorArray::from_arrays(args);
     let (mut values, mut grads) = (VectorArray::new(), VectorArray::new());
     // SAFETY: both closure handles are freed before this returns, so that what `f` borrows outlives them
@@ -89,14 +172,19 @@ fn pairwise(
     (a.to_vec(), b.to_vec())
 }
 
-/// The outputs of `f` and the vector-Jacobian products of `cotangents`, one per output, for every primal (`mx.vjp`).
+/// What `f` gives and the products of `cotangents`, shaped like it, with its Jacobian (`mx.vjp`).
 #[track_caller]
-pub fn vjp(f: impl Fn(&[Array]) -> Vec<Array>, primals: &[Array], cotangents: &[Array]) -> (Vec<Array>, Vec<Array>) {
-    pairwise("vjp", sys::mlx_vjp, f, primals, cotangents)
+pub fn vjp<T: Tree, R: Tree>(f: impl Fn(&T) -> R, primals: &T, cotangents: &R) -> (R, T) {
+    let traced = Traced::new(&f, primals);
+    let (values, products) = pairwise("vjp", sys::mlx_vjp, |a| traced.call(a), &primals.leaves(), &cotangents.leaves());
+    (traced.output(values), rebuilt(primals, products))
 }
 
-/// The outputs of `f` and the Jacobian-vector products of `tangents`, one per primal, for every output (`mx.jvp`).
+/// What `f` gives and the products of its Jacobian with `tangents`, shaped like the primals (`mx.jvp`).
 #[track_caller]
-pub fn jvp(f: impl Fn(&[Array]) -> Vec<Array>, primals: &[Array], tangents: &[Array]) -> (Vec<Array>, Vec<Array>) {
-    pairwise("jvp", sys::mlx_jvp, f, primals, tangents)
+pub fn jvp<T: Tree, R: Tree>(f: impl Fn(&T) -> R, primals: &T, tangents: &T) -> (R, R) {
+    let traced = Traced::new(&f, primals);
+    let (values, products) = pairwise("jvp", sys::mlx_jvp, |a| traced.call(a), &primals.leaves(), &tangents.leaves());
+    let products = traced.output(products);
+    (traced.output(values), products)
 }
