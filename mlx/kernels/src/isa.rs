@@ -16,6 +16,9 @@ enum Level {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// AVX-512 with bf16 and AMX tiles of bf16.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    Amx,
 }
 
 /// An instruction set that this processor is known to have. Only [`Isa::best`] and [`Isa::available`] make one, so holding a value
@@ -46,13 +49,17 @@ impl Isa {
                     all.push(Isa(Level::Avx512));
                     if has!("avx512bf16") {
                         all.push(Isa(Level::Avx512Bf16));
+                        #[cfg(target_os = "linux")]
+                        if crate::tiles::tile::available() {
+                            all.push(Isa(Level::Amx));
+                        }
                     }
                 }
             }
         }
         all
     }
-    /// Name for reports: `portable`, `neon`, `avx2`, `avx512`, `avx512bf16`.
+    /// Name for reports: `portable`, `neon`, `avx2`, `avx512`, `avx512bf16`, `amx`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Level::Portable => "portable",
@@ -64,19 +71,28 @@ impl Isa {
             Level::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => "avx512bf16",
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Level::Amx => "amx",
         }
     }
     /// True if products of bf16 pairs have an instruction.
     pub(crate) fn dots_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return self.0 == Level::Avx512Bf16;
+        return self.0 == Level::Avx512Bf16 || self.has_tiles();
         #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+    /// True if there are bf16 tiles.
+    pub(crate) fn has_tiles(self) -> bool {
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        return self.0 == Level::Amx;
+        #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
         false
     }
     /// True if there are 32 vector registers: tiles are chosen by this.
     pub(crate) fn many_registers(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return matches!(self.0, Level::Avx512 | Level::Avx512Bf16);
+        return matches!(self.0, Level::Avx512 | Level::Avx512Bf16) || self.has_tiles();
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
@@ -100,6 +116,8 @@ impl Isa {
                 Level::Avx512 => x86::avx512(kernel),
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512Bf16 => x86::avx512bf16(kernel),
+                #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+                Level::Amx => x86::avx512bf16(kernel),
             }
         }
     }

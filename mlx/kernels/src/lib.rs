@@ -17,6 +17,7 @@ mod rope;
 mod scratch;
 mod simd;
 mod straight;
+mod tiles;
 
 pub use attention::{Attention, Mask, attention, attention_on};
 pub use data::{DType, Floats, FloatsMut, View4, View4Mut};

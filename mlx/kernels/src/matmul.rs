@@ -8,7 +8,7 @@ use crate::isa::Isa;
 use crate::pool::{parallel, threads};
 use crate::quant::Matrix;
 use crate::scratch::Temp;
-use crate::straight;
+use crate::{straight, tiles};
 
 /// Up to so many rows of x per matrix go through the GEMV: it unpacks w once per four rows and needs no transposed panels.
 const GEMV_ROWS: usize = 8;
@@ -196,28 +196,36 @@ impl Call<'_> {
 
         // packed panels of x for the tall groups
         let packing = Packing::new(self.isa, self.w, x_bf16);
+        let tiles = self.isa.has_tiles();
+        let panel_rows = if tiles { tiles::SIDE } else { packing.rows };
         let mut panels: Vec<(usize, usize)> = Vec::new();
         let mut first_panel = Vec::with_capacity(groups.len());
         for g in groups {
             first_panel.push(panels.len());
             if tall(g) {
-                let starts = (g.start..g.end).step_by(packing.rows);
-                panels.extend(starts.map(|s| (s, (s + packing.rows).min(g.end))));
+                let starts = (g.start..g.end).step_by(panel_rows);
+                panels.extend(starts.map(|s| (s, (s + panel_rows).min(g.end))));
             }
         }
-        let len = packing.panel_len();
+        let len = if tiles { tiles::panel_len(self.x.dtype(), k) } else { packing.panel_len() };
         let mut tall_x = Temp::new(if any_tall { panels.len() * len } else { 0 });
         let packed = Scratch(tall_x.ptr());
         parallel(panels.len(), |i| {
             let (start, end) = panels[i];
-            let job = Pack { packing, x: self.x, k, x_rows: &self.x_rows[start..end], dst: packed.at(i * len) };
+            let (x_rows, dst) = (&self.x_rows[start..end], packed.at(i * len));
             // SAFETY: panel i of the scratch is this task's.
-            unsafe { self.isa.run(job) }
+            unsafe {
+                if tiles {
+                    self.isa.run(tiles::Pack { x: self.x, k, x_rows, dst });
+                } else {
+                    self.isa.run(Pack { packing, x: self.x, k, x_rows, dst });
+                }
+            }
         });
 
         let mut tasks = Vec::new();
         for (g, first) in groups.iter().zip(first_panel) {
-            if tall(g) { self.tall_tasks(g, first, packing.rows, &mut tasks) } else { self.short_tasks(g, &mut tasks) }
+            if tall(g) { self.tall_tasks(g, first, panel_rows, &mut tasks) } else { self.short_tasks(g, &mut tasks) }
         }
         each(tasks.len(), &|i| {
             let t = &tasks[i];
@@ -229,6 +237,10 @@ impl Call<'_> {
                 match t.panel {
                     Some(panel) => {
                         let x = packed.at(panel * len);
+                        if tiles {
+                            let x_type = self.x.dtype();
+                            return self.isa.run(tiles::Gemm { w, x_type, row0, n0, n1, n, x, out_rows, out, bias });
+                        }
                         self.isa.run(Gemm { w, packing, row0, n0, n1, n, x, out_rows, out, bias });
                     }
                     None => {

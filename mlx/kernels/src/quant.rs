@@ -3,7 +3,7 @@
 
 use crate::data::{DType, Floats};
 use crate::error::{Error, Result, room};
-use crate::simd::{FP4, FP8, bits, fp8_value};
+use crate::simd::{FP4, FP8, FP8_VALUES, bits};
 
 /// How codes become numbers; names as in MLX.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,7 +53,7 @@ impl Mode {
 /// Scales of the float modes: one byte per group.
 pub(crate) fn scale_of(mode: Mode, byte: u8) -> f32 {
     match mode {
-        Mode::Nvfp4 => fp8_value(byte),
+        Mode::Nvfp4 => FP8_VALUES[byte as usize],
         // a bf16 whose exponent is the byte; 0 is the subnormal 2^-127
         _ => f32::from_bits(if byte == 0 { 0x40_0000 } else { u32::from(byte) << 23 }),
     }

@@ -31,11 +31,22 @@ pub const fn bits(code: u32) -> usize {
 pub const FP4_VALUES: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
-/// e4m3 to f32.
-#[inline(always)]
-pub fn fp8_value(b: u8) -> f32 {
-    f16::from_bits(u16::from(b & 0x80) << 8 | u16::from(b & 0x7f) << 7).to_f32() * 256.0
-}
+/// Values of the 256 patterns of e4m3.
+pub static FP8_VALUES: [f32; 256] = {
+    let mut t = [0f32; 256];
+    let mut i = 0;
+    while i < 256 {
+        let (exponent, mantissa) = (i as u32 >> 3 & 15, (i as u32 & 7) as f32);
+        let size = if exponent == 0 {
+            mantissa * (1.0 / 512.0)
+        } else {
+            f32::from_bits((exponent + 120) << 23) * (1.0 + mantissa / 8.0)
+        };
+        t[i] = if i < 128 { size } else { -size };
+        i += 1;
+    }
+    t
+};
 
 /// Read the `BITS` bytes that hold 8 elements of `BITS` bits, and no byte more.
 ///

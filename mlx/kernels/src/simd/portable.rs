@@ -1,6 +1,6 @@
 //! Vectors of eight lanes as arrays: runs anywhere, and the compiler makes of it what the baseline allows.
 
-use super::{FP4, FP4_VALUES, FP8, Simd, bits, fp8_value, read_eight};
+use super::{FP4, FP4_VALUES, FP8, FP8_VALUES, Simd, bits, read_eight};
 use half::{bf16, f16};
 use std::array::from_fn;
 
@@ -132,7 +132,7 @@ impl Simd for Portable {
             let v = (word >> (width * i)) & ((1 << width) - 1);
             match CODE {
                 FP4 => FP4_VALUES[v as usize & 15],
-                FP8 => fp8_value(v as u8),
+                FP8 => FP8_VALUES[v as usize & 255],
                 _ => v as f32,
             }
         })
