@@ -12,28 +12,31 @@ struct Bench {
 }
 
 impl Bench {
-    /// Median time of a call, over at most a second.
-    fn time(&self, name: &str, mut f: impl FnMut(usize)) -> Option<f64> {
+    /// Median and best time of a call, over half a second.
+    fn time(&self, name: &str, mut f: impl FnMut(usize)) -> Option<(f64, f64)> {
         if !self.filters.is_empty() && !self.filters.iter().any(|x| name.contains(x.as_str())) {
             return None;
         }
         f(0);
         let (start, mut times) = (Instant::now(), Vec::new());
-        while times.len() < 5 || (start.elapsed() < Duration::from_secs(1) && times.len() < 2000) {
+        while times.len() < 5 || (start.elapsed() < Duration::from_millis(500) && times.len() < 2000) {
             let t = Instant::now();
             f(times.len());
             times.push(t.elapsed().as_secs_f64());
         }
         times.sort_by(f64::total_cmp);
-        Some(times[times.len() / 2])
+        Some((times[times.len() / 2], times[0]))
     }
     fn line(&self, name: &str, bytes: f64, flops: f64, f: impl FnMut(usize)) {
-        if let Some(t) = self.time(name, f) {
+        if let Some((t, best)) = self.time(name, f) {
             println!(
-                "{name:<46} {:>10.1} us {:>8.1} GB/s {:>8.1} GFLOP/s",
+                "{name:<44} {:>9.1} us {:>6.1} GB/s {:>7.1} GFLOP/s | best {:>9.1} us {:>6.1} GB/s {:>7.1} GFLOP/s",
                 t * 1e6,
                 bytes / t / 1e9,
-                flops / t / 1e9
+                flops / t / 1e9,
+                best * 1e6,
+                bytes / best / 1e9,
+                flops / best / 1e9
             );
         }
     }
