@@ -273,6 +273,14 @@ impl Array {
         id
     }
 
+    /// How many arrays share this array's buffer, work in flight included; 0 before evaluation.
+    pub(crate) fn data_use_count(&self) -> usize {
+        let mut n = 0;
+        // SAFETY: valid handle and out-pointer
+        unsafe { sys::mlxs_array_data_use_count(&mut n, self.raw) };
+        n
+    }
+
     /// How many handles and graph edges refer to this node.
     pub fn use_count(&self) -> usize {
         let mut n = 0;

@@ -1,4 +1,11 @@
-//! Fused ops (`mlx.core.fast`).
+//! Fused ops (`mlx.core.fast`) and this crate's own: linear layers with their surroundings, decode attention.
+
+mod cuda;
+mod decode;
+mod linear;
+
+pub use decode::{DecodeAttention, KvBuffers, Place, Rotation};
+pub use linear::{Fused, Gate, Matrix, embed, expert_linear, linear, linear_plain};
 
 use crate::error::refuse;
 use crate::{Array, ffi};

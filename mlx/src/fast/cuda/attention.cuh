@@ -3,15 +3,15 @@
 // qkv T [B, (HQ + 2 HKV) * D]: q heads, k heads, v heads. kc, vc T [B, HKV, cap, D]. Row b writes slot[b] and sees keys
 // start[b] (or the last `window` of them) to slot[b]; its position is slot[b] - start[b]. place int32 [B, 2] holds
 // (slot, start); without it all rows have `slot` and 0. freq f32 [rot / 2]: radians a position; features from rot on
-// stay. sinks T [HQ]: a logit a head that carries no value. count int32 [B * HKV]: zeros, left zero. part f32: scratch,
-// [B * HKV, splits, GQ, D] and behind it [B * HKV, splits, GQ, 2] (maximum, sum).
+// stay, rotated ones are multiplied by `feature`. sinks T [HQ]: a logit a head that carries no value. count int32
+// [B * HKV]: zeros, left zero. part f32: scratch, [B * HKV, splits, GQ, D] and behind it [B * HKV, splits, GQ, 2] (maximum, sum).
 // Grid (splits, HKV, B), NW warps. A warp takes 16 keys a step, scores and values both on the tensor cores with the GQ
 // query heads of a key head as rows; the block that comes last merges. D is a multiple of 32 up to 256, GQ <= 8.
 template <int D, int GQ, int NW, bool TRADITIONAL>
 __device__ __forceinline__ void attention(const u16* qkv, u16* kc, u16* vc, const float* freq, const u16* q_norm,
                                           const u16* k_norm, const u16* sinks, const int* place, int* count,
                                           u16* out, float* part, int slot, int cap, int window, int rot, float eps,
-                                          float scale, float cap_logit) {
+                                          float scale, float cap_logit, float feature) {
   constexpr int ND = D / 32, NV = (D + 63) / 64, E = (D + 31) / 32;
   __shared__ __align__(16) u16 qs[8][D + 8];
   __shared__ float top[NW][GQ], sum[NW][GQ];
@@ -20,7 +20,7 @@ __device__ __forceinline__ void attention(const u16* qkv, u16* kc, u16* vc, cons
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, tid = threadIdx.x, r = lane >> 2, t = lane & 3;
   const int split = blockIdx.x, splits = gridDim.x, h = blockIdx.y, HKV = gridDim.y, b = blockIdx.z, HQ = HKV * GQ;
   int start = 0;
-  if (place) slot = place[2 * b], start = place[2 * b + 1];
+  if (place) slot = min(max(place[2 * b], 0), cap - 1), start = min(max(place[2 * b + 1], 0), slot);
   const int position = slot - start;
   if (window > 0) start = max(start, slot + 1 - window);
   const int begin = start >> 4, tiles = (slot >> 4) + 1 - begin, per = (tiles + splits - 1) / splits;
@@ -51,7 +51,7 @@ __device__ __forceinline__ void attention(const u16* qkv, u16* kc, u16* vc, cons
     };
     for (int i = lane; i < rot / 2; i += 32) {
       const int i0 = TRADITIONAL ? 2 * i : i, i1 = TRADITIONAL ? 2 * i + 1 : i + rot / 2;
-      const float a = normed(i0), c = normed(i1);
+      const float a = normed(i0) * feature, c = normed(i1) * feature;
       float sn, cs;
       sincosf((float)position * freq[i], &sn, &cs);
       dst[i0] = narrow(a * cs - c * sn), dst[i1] = narrow(c * cs + a * sn);

@@ -6,7 +6,7 @@
 // MB: 1, 8, 16 or 32 bounds the rows M. SHARED: x lies permuted in shared memory, with `stride` elements a row;
 // otherwise it is read where it is. K is a multiple of 32 (U = 2: of
 // 128 blocks an even number), any N, any M <= MB.
-// IDX: W is a stack of experts; grid row y takes x row y / share and expert idx[y]; M = 1.
+// IDX: W is a stack of experts; grid row y takes x row y / share and expert idx[y], clipped; M = 1.
 enum Gate { NONE, SILU, GELU };
 
 __device__ __forceinline__ float gated(int gate, float a, float b) {
@@ -18,7 +18,7 @@ __device__ __forceinline__ float gated(int gate, float a, float b) {
 template <class F, int MB, int NW, int U, bool SHARED, bool NORM, int GATE, bool IDX>
 __device__ __forceinline__ void gemv(const u16* x, const u16* norm, const u8* w, const u8* scales, const u8* biases,
                                      const u16* bias, const u16* res, const u32* idx, u16* out, int M, int N, int K,
-                                     int share, float eps) {
+                                     int share, int experts, float eps) {
   constexpr int NT = NW * 32, TILES = (MB + 7) / 8, C = MB == 1 ? 1 : 8 * TILES, R = GATE ? 8 : 16;
   extern __shared__ __align__(16) u8 smem[];
   const int stride = (K + 127) / 128 * 128 + 32;
@@ -29,7 +29,7 @@ __device__ __forceinline__ void gemv(const u16* x, const u16* norm, const u8* w,
   const int tiles = (N + R - 1) / R, steps = (K + 128 * U - 1) / (128 * U), rows = GATE ? 2 * N : N;
   const size_t row_bytes = F::row_bytes(K), scale_bytes = F::scale_bytes(K);
   if (IDX) {
-    const size_t e = idx[blockIdx.y];
+    const size_t e = min(idx[blockIdx.y], (u32)experts - 1);
     w += e * rows * row_bytes, scales += e * rows * scale_bytes, biases += e * rows * scale_bytes;
     x += (size_t)(blockIdx.y / share) * K, out += (size_t)blockIdx.y * N;
     if (bias) bias += e * rows;

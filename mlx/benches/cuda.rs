@@ -1,0 +1,178 @@
+//! Times the CUDA kernels: microseconds a call and GB/s of weights (or keys and values) read, beside MLX's own op.
+//!
+//! Calls form a chain through the residual, so that they run one after the other; weights rotate through more memory
+//! than the card's cache. `cargo bench -p mlx --bench cuda [-- NAME]`.
+
+use mlx::fast::{self, DecodeAttention, Fused, Gate, KvBuffers, Matrix, Place, Rotation};
+use mlx::{self as mx, Array, Dtype, Quant, QuantMode};
+use std::time::Instant;
+
+/// Median seconds of `f`, which builds a graph of `n` calls; per call.
+fn time(n: usize, mut f: impl FnMut() -> Array) -> f64 {
+    let mut times: Vec<f64> = (0..6)
+        .map(|_| {
+            let y = f();
+            let start = Instant::now();
+            y.eval().unwrap();
+            start.elapsed().as_secs_f64() / n as f64
+        })
+        .collect();
+    times.remove(0);
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+struct Weight {
+    arrays: Vec<Array>,
+    quant: Option<Quant>,
+}
+
+impl Weight {
+    fn new(n: i32, k: i32, quant: Option<Quant>) -> Weight {
+        let bf = Dtype::Bfloat16;
+        let arrays = match quant {
+            None => vec![mx::random::normal([n, k], bf, 0.0, 0.02, None)],
+            Some(q) => {
+                let words = mx::random::randint(i32::MIN, i32::MAX, [n, k / 32 * q.bits], Dtype::Int32, None);
+                let words = words.view(Dtype::Uint32);
+                let groups = [n, k / q.group_size];
+                if q.mode == QuantMode::Affine {
+                    let s = mx::random::uniform(0.001, 0.003, groups, bf, None);
+                    let b = &s * -7.5;
+                    vec![words, s, b]
+                } else {
+                    vec![words, mx::full(groups, 120, Some(Dtype::Uint8))]
+                }
+            }
+        };
+        mx::eval(&arrays).unwrap();
+        Weight { arrays, quant }
+    }
+    fn bytes(&self) -> usize {
+        self.arrays.iter().map(Array::nbytes).sum()
+    }
+    fn matrix(&self) -> Matrix<'_> {
+        match self.quant {
+            None => Matrix::dense(&self.arrays[0]),
+            Some(q) => Matrix::quantized(&self.arrays[0], &self.arrays[1], self.arrays.get(2), q),
+        }
+    }
+}
+
+fn gemv(name: &str, n: i32, k: i32, m: i32, quant: Option<Quant>, norm: bool, gate: Option<Gate>) {
+    let one = Weight::new(if gate.is_some() { 2 * n } else { n }, k, quant);
+    let bytes = one.bytes();
+    let sets = (200_000_000 / bytes).clamp(2, 40);
+    let weights: Vec<Weight> = std::iter::once(one)
+        .chain((1..sets).map(|_| Weight::new(if gate.is_some() { 2 * n } else { n }, k, quant)))
+        .collect();
+    let x = mx::random::normal([m, k], Dtype::Bfloat16, 0.0, 1.0, None);
+    let nw = mx::ones([k], Dtype::Bfloat16);
+    let y0 = mx::zeros([m, n], Dtype::Bfloat16);
+    mx::eval([&x, &nw, &y0]).unwrap();
+    let calls = sets.max(60);
+    let run = |plain: bool| {
+        time(calls, || {
+            let mut y = y0.clone();
+            for i in 0..calls {
+                let f = Fused { norm: norm.then_some((&nw, 1e-5)), gate, residual: Some(&y) };
+                let w = weights[i % sets].matrix();
+                y = if plain { fast::linear_plain(&x, w, f) } else { fast::linear(&x, w, f) };
+            }
+            y
+        })
+    };
+    let (ours, theirs) = (run(false), run(true));
+    let rate = |t: f64| bytes as f64 / t / 1e9;
+    println!(
+        "{name:24} m {m:2} {:>7.2} us {:>5.0} GB/s   MLX {:>7.2} us {:>5.0} GB/s   {:.2}x",
+        ours * 1e6, rate(ours), theirs * 1e6, rate(theirs), theirs / ours
+    );
+}
+
+fn attention(name: &str, heads: i32, kv: i32, d: i32, batch: i32, keys: i32) {
+    let bf = Dtype::Bfloat16;
+    let layers = 24usize;
+    let shape = [batch, kv, (keys + 256) / 256 * 256, d];
+    let fresh = || mx::random::normal(shape, bf, 0.0, 1.0, None);
+    let mut caches: Vec<KvBuffers> = (0..layers)
+        .map(|_| {
+            let (k, v) = (fresh(), fresh());
+            mx::eval([&k, &v]).unwrap();
+            KvBuffers::new(k, v)
+        })
+        .collect();
+    let qkv = mx::random::normal([batch, (heads + 2 * kv) * d], bf, 0.0, 1.0, None);
+    let radians = Array::from((0..d / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / d as f32)).collect::<Vec<_>>());
+    mx::eval([&qkv, &radians]).unwrap();
+    let a = DecodeAttention {
+        heads,
+        kv_heads: kv,
+        head_dim: d,
+        scale: (d as f32).powf(-0.5),
+        rotation: Some(Rotation { radians: &radians, traditional: false, feature_scale: 1.0 }),
+        qk_norm: None,
+        window: None,
+        softcap: None,
+        sinks: None,
+    };
+    let t = time(layers, || {
+        let mut y = qkv.clone();
+        for c in &mut caches {
+            // the next step starts from this one's result: one after the other
+            let o = c.attend(&y, Place::At(keys - 1), &a);
+            y = mx::concatenate(&[o, qkv.slice_axis(1, heads * d..(heads + 2 * kv) * d)], 1);
+        }
+        y
+    });
+    let bytes = (2 * batch * kv * keys * d * 2) as f64;
+    println!("{name:24} b {batch:2} keys {keys:6} {:>7.2} us {:>5.0} GB/s (with the op that joins the chain)", t * 1e6, bytes / t / 1e9);
+}
+
+fn main() {
+    if !mx::cuda_is_available() {
+        println!("no CUDA device");
+        return;
+    }
+    let only: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|o| name.contains(o.as_str()));
+    let (q4, q8) = (Some(Quant::affine(64, 4)), Some(Quant::affine(64, 8)));
+    let silu = Some(Gate::Silu);
+    let cases: &[(&str, i32, i32, Option<Quant>, bool, Option<Gate>)] = &[
+        ("8b qkv q4 norm", 6144, 4096, q4, true, None),
+        ("8b o q4", 4096, 4096, q4, false, None),
+        ("8b gate_up q4 norm", 14336, 4096, q4, true, silu),
+        ("8b down q4", 4096, 14336, q4, false, None),
+        ("8b head q4 norm", 128256, 4096, q4, true, None),
+        ("1b qkv q4 norm", 3072, 2048, q4, true, None),
+        ("1b gate_up q4 norm", 8192, 2048, q4, true, silu),
+        ("1b down q4", 2048, 8192, q4, false, None),
+        ("0.6b qkv bf16 norm", 4096, 1024, None, true, None),
+        ("0.6b o bf16", 1024, 2048, None, false, None),
+        ("0.6b gate_up bf16 norm", 3072, 1024, None, true, silu),
+        ("0.6b down bf16", 1024, 3072, None, false, None),
+        ("8b o q8", 4096, 4096, q8, false, None),
+        ("8b gate_up q8 norm", 14336, 4096, q8, true, silu),
+        ("8b o q6", 4096, 4096, Some(Quant::affine(64, 6)), false, None),
+        ("8b o q3", 4096, 4096, Some(Quant::affine(64, 3)), false, None),
+        ("8b o mxfp4", 4096, 4096, Some(Quant::of_mode(QuantMode::Mxfp4)), false, None),
+        ("8b gate_up bf16 norm", 14336, 4096, None, true, silu),
+    ];
+    for &(name, n, k, q, norm, gate) in cases.iter().filter(|c| wanted(c.0)) {
+        gemv(name, n, k, 1, q, norm, gate);
+    }
+    for m in [2, 4, 8, 16, 32] {
+        for &(name, n, k, q, norm, gate) in cases[..4].iter().chain(&cases[8..9]).filter(|c| wanted(c.0)) {
+            gemv(name, n, k, m, q, norm, gate);
+        }
+    }
+    if wanted("attention") {
+        for keys in [512, 2048, 8192, 32768] {
+            attention("8b attention", 32, 8, 128, 1, keys);
+        }
+        attention("0.6b attention", 16, 8, 128, 1, 512);
+        attention("1b attention", 32, 8, 64, 1, 512);
+        attention("8b attention", 32, 8, 128, 8, 512);
+        attention("8b attention", 32, 8, 128, 8, 4096);
+    }
+}

@@ -1,0 +1,128 @@
+//! Launches of the decode attention kernel (`attention.cuh`).
+
+use super::kernel::{Launch, Scalar};
+use super::{ATTENTION, COMMON, Gpu, Spec, Table, kernel};
+use crate::fast::decode::{DecodeAttention, Place};
+use crate::{Array, Dtype};
+use smallvec::SmallVec;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Attention {
+    f16: bool,
+    head_dim: i32,
+    /// Query heads a key head.
+    group: i32,
+    warps: i32,
+    rotation: bool,
+    traditional: bool,
+    norm: bool,
+    sinks: bool,
+    rows: bool,
+}
+
+impl Spec for Attention {
+    fn name(&self) -> String {
+        format!(
+            "attention_{}_d{}g{}w{}_r{}{}n{}s{}p{}",
+            if self.f16 { "f16" } else { "bf16" },
+            self.head_dim,
+            self.group,
+            self.warps,
+            self.rotation as u8,
+            self.traditional as u8,
+            self.norm as u8,
+            self.sinks as u8,
+            self.rows as u8
+        )
+    }
+
+    fn source(&self, name: &str) -> String {
+        let optional = [
+            (self.rotation, "const float*", "freq"),
+            (self.norm, "const u16*", "q_norm"),
+            (self.norm, "const u16*", "k_norm"),
+            (self.sinks, "const u16*", "sinks"),
+            (self.rows, "const int*", "place"),
+        ];
+        let parameters: String = optional.iter().filter(|o| o.0).map(|o| format!("{} {}, ", o.1, o.2)).collect();
+        let arguments: String = optional.iter().map(|o| if o.0 { format!("{}, ", o.2) } else { "nullptr, ".into() }).collect();
+        let threads = self.warps * 32;
+        format!(
+            "#define HALF {}\n{COMMON}{ATTENTION}\nextern \"C\" __global__ void __launch_bounds__({threads}) {name}(\
+             const u16* qkv, u16* kc, u16* vc, {parameters}int* count, u16* out, float* part, int slot, int cap, \
+             int window, int rot, float eps, float scale, float cap_logit, float feature) {{\n\
+             attention<{}, {}, {}, {}>(qkv, kc, vc, {arguments}count, out, part, slot, cap, window, rot, eps, scale, \
+             cap_logit, feature);\n}}\n",
+            self.f16 as u8, self.head_dim, self.group, self.warps, self.traditional,
+        )
+    }
+}
+
+thread_local! { static KERNELS: Table<Attention> = Table::default(); }
+
+/// Whether the kernel covers these sizes.
+pub(crate) fn is_supported(a: &DecodeAttention) -> bool {
+    let group = a.heads / a.kv_heads.max(1);
+    // the accumulators of all warps lie in 48 KiB of shared memory
+    a.head_dim % 32 == 0 && (32..=256).contains(&a.head_dim) && (1..=8).contains(&group)
+}
+
+const WARPS: i32 = 4;
+
+/// The step; writes `counters` and both buffers in place. `None` if the card's compiler refuses the kernel.
+///
+/// The caller owns the buffers, has checked all shapes and dtypes, and keeps the result until readers may follow.
+pub(crate) fn attend(
+    gpu: &Gpu,
+    qkv: &Array,
+    (keys, values): (&Array, &Array),
+    counters: &Array,
+    place: Place,
+    a: &DecodeAttention,
+) -> Option<Array> {
+    let [b, hk, cap, d] = keys.dims();
+    let group = a.heads / hk;
+    let spec = Attention {
+        f16: qkv.dtype() == Dtype::Float16,
+        head_dim: d,
+        group,
+        warps: WARPS,
+        rotation: a.rotation.is_some(),
+        traditional: a.rotation.is_some_and(|r| r.traditional),
+        norm: a.qk_norm.is_some(),
+        sinks: a.sinks.is_some(),
+        rows: matches!(place, Place::Rows(_)),
+    };
+    let kernel = kernel(&KERNELS, spec, gpu)?;
+    let (slot, rows) = match place {
+        Place::At(slot) => (slot, None),
+        Place::Rows(p) => (cap - 1, Some(p)),
+    };
+    // tiles of 16 keys: at least one a warp, at most as many blocks as fill the card three times
+    let seen = a.window.map_or(slot + 1, |w| w.min(slot + 1)).max(1);
+    let tiles = (seen + 15) / 16 + 1;
+    let room = (gpu.multiprocessors * 3 / (b * hk)).clamp(1, 64);
+    let splits = ((tiles + WARPS - 1) / WARPS).clamp(1, room);
+    let mut inputs: SmallVec<[&Array; 10]> = SmallVec::new();
+    inputs.extend([qkv, keys, values]);
+    let norms = [a.qk_norm.map(|n| n.0), a.qk_norm.map(|n| n.1)];
+    inputs.extend([a.rotation.map(|r| r.radians), norms[0], norms[1], a.sinks, rows].into_iter().flatten());
+    inputs.push(counters);
+    let scalars = [
+        Scalar::Int(slot),
+        Scalar::Int(cap),
+        Scalar::Int(a.window.unwrap_or(0)),
+        Scalar::Int(a.rotation.map_or(0, |r| 2 * r.radians.dim(0))),
+        Scalar::Float(a.qk_norm.map_or(0.0, |n| n.2)),
+        Scalar::Float(a.scale),
+        Scalar::Float(a.softcap.unwrap_or(0.0)),
+        Scalar::Float(a.rotation.map_or(1.0, |r| r.feature_scale)),
+    ];
+    let out = [b, a.heads * d];
+    let part = [b * hk * splits * group * (d + 2)];
+    let launch = Launch { grid: [splits, hk, b], threads: WARPS * 32, shared: 0 };
+    // SAFETY: shapes were checked by the caller; slots lie within the buffers; `counters` has a word per group
+    let results =
+        unsafe { kernel.call(&inputs, &[(&out, qkv.dtype()), (&part, Dtype::Float32)], &scalars, launch) };
+    results.into_iter().next()
+}

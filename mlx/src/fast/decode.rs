@@ -1,0 +1,260 @@
+//! One token's attention with its cache, for each row of a batch: norms on q and k, rotation, append, softmax, values.
+//!
+//! On CUDA all of it is one kernel (`cuda/attention.cuh`) that appends to the buffers in place. MLX does not know of
+//! that write, so [`KvBuffers`] keeps the discipline: nobody else holds a buffer while it is written, and readers
+//! outside wait until the write is queued. The composed form beside it serves every other backend.
+
+use super::cuda::{self, attention};
+use super::{Mask, Sdpa, rms_norm, scaled_dot_product_attention};
+use crate::error::refuse;
+use crate::{Array, Dtype, concatenate};
+use std::cell::RefCell;
+
+/// Rotation of the first `dims` features of each head.
+#[derive(Debug, Clone, Copy)]
+pub struct Rotation<'a> {
+    /// float32 [dims / 2]: radians per position.
+    pub radians: &'a Array,
+    /// Pairs are neighbours (true) or halves (false).
+    pub traditional: bool,
+    /// Factor on the rotated features.
+    pub feature_scale: f32,
+}
+
+/// What a decode step computes besides its projections.
+#[derive(Debug, Clone, Copy)]
+pub struct DecodeAttention<'a> {
+    pub heads: i32,
+    pub kv_heads: i32,
+    pub head_dim: i32,
+    pub scale: f32,
+    pub rotation: Option<Rotation<'a>>,
+    /// RMS norms over each head of q and of k: weights [head_dim], epsilon.
+    pub qk_norm: Option<(&'a Array, &'a Array, f32)>,
+    /// How many keys back a query sees.
+    pub window: Option<i32>,
+    /// `cap * tanh(scores / cap)`.
+    pub softcap: Option<f32>,
+    /// One logit per head without a value: [heads].
+    pub sinks: Option<&'a Array>,
+}
+
+/// Where the new token of each row goes.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    /// All rows write this slot, their first key is 0, their position is the slot.
+    At(i32),
+    /// int32 [B, 2]: slot and first key of each row; the position is the difference.
+    Rows(&'a Array),
+}
+
+/// Keys and values [B, Hkv, T, D] of one layer, in buffers that a decode step may write in place.
+#[derive(Debug)]
+pub struct KvBuffers {
+    keys: Array,
+    values: Array,
+    /// Counters of the kernel's last stage: zeros between launches.
+    counters: Option<Array>,
+    /// The result of the last in-place step, until it is known to be queued.
+    pending: RefCell<Option<Array>>,
+    /// Whether slots that a view may show will be written again.
+    rewound: bool,
+}
+
+impl Clone for KvBuffers {
+    /// Shares the buffers; whoever writes first copies.
+    fn clone(&self) -> Self {
+        let (keys, values) = self.arrays();
+        KvBuffers { keys, values, counters: None, pending: RefCell::default(), rewound: self.rewound }
+    }
+}
+
+impl KvBuffers {
+    pub fn new(keys: Array, values: Array) -> Self {
+        KvBuffers { keys, values, counters: None, pending: RefCell::default(), rewound: false }
+    }
+
+    /// Handles to both buffers, for reading. Waits for the last step: its write is not part of their graph.
+    pub fn arrays(&self) -> (Array, Array) {
+        if let Some(p) = self.pending.take() {
+            // a failure shows again where the result is used
+            let _ = p.eval();
+        }
+        (self.keys.clone(), self.values.clone())
+    }
+
+    /// Takes the buffers to write them by array ops, which copy what others still hold.
+    pub fn into_arrays(self) -> (Array, Array) {
+        self.settle();
+        (self.keys, self.values)
+    }
+
+    /// Slots T.
+    pub fn capacity(&self) -> i32 {
+        self.keys.dim(2)
+    }
+
+    /// Bytes of both buffers.
+    pub fn nbytes(&self) -> usize {
+        self.keys.nbytes() + self.values.nbytes()
+    }
+
+    /// Tells that slots behind a new end will be written again, while older views of them may live.
+    pub fn rewind(&mut self) {
+        self.rewound = true;
+    }
+
+    /// Queues the last in-place write, so that ops built from here on run after it.
+    fn settle(&self) {
+        if let Some(p) = self.pending.take() {
+            // a failure shows again where the result is used
+            let _ = crate::async_eval([&p]);
+        }
+    }
+
+    /// Makes the buffers this value's own: nobody else holds them, so that a write in place stays unseen.
+    fn own(&mut self) {
+        let held = |a: &Array| a.use_count() > 1;
+        if held(&self.keys) || held(&self.values) {
+            // the last step may not be evaluated yet: then its node holds the buffers
+            self.settle();
+        }
+        let viewed = self.rewound && (self.keys.data_use_count() > 1 || self.values.data_use_count() > 1);
+        if viewed || held(&self.keys) || held(&self.values) {
+            self.settle();
+            // a sum is a new buffer, a copy may be the old one
+            (self.keys, self.values) = (&self.keys + 0, &self.values + 0);
+        }
+        self.rewound = false;
+    }
+
+    /// The attention of one new token per row: qkv [B, (H + 2 Hkv) * D] (query heads, key heads, value heads)
+    /// -> [B, H * D], with the rotated key and the value appended at `place`. Slots must lie within the buffers.
+    #[track_caller]
+    pub fn attend(&mut self, qkv: &Array, place: Place<'_>, a: &DecodeAttention<'_>) -> Array {
+        self.check(qkv, place, a);
+        if self.is_supported(qkv, a)
+            && let Some(gpu) = cuda::current_gpu()
+        {
+            self.own();
+            let groups = self.keys.dim(0) * self.keys.dim(1);
+            // small arrays live in memory that the host may touch: keep them larger
+            let counters =
+                self.counters.get_or_insert_with(|| crate::zeros([groups.max(64)], Dtype::Int32));
+            if let Some(out) = attention::attend(gpu, qkv, (&self.keys, &self.values), counters, place, a) {
+                *self.pending.get_mut() = Some(out.clone());
+                return out;
+            }
+        }
+        self.attend_plain(qkv, place, a)
+    }
+
+    /// Whether one kernel does the whole step here.
+    pub fn is_supported(&self, qkv: &Array, a: &DecodeAttention<'_>) -> bool {
+        let dtype = self.keys.dtype();
+        let same = [Some(qkv), a.qk_norm.map(|n| n.0), a.qk_norm.map(|n| n.1), a.sinks, Some(&self.values)];
+        cuda::current_gpu().is_some()
+            && cuda::is_half(dtype)
+            && same.iter().flatten().all(|x| x.dtype() == dtype)
+            && attention::is_supported(a)
+            && !cuda::is_traced(qkv)
+            && !cuda::is_traced(&self.keys)
+    }
+
+    #[track_caller]
+    fn check(&self, qkv: &Array, place: Place<'_>, a: &DecodeAttention<'_>) {
+        let &[b, h, t, d] = self.keys.shape() else { refuse("attend", format!("keys {:?}", self.keys.shape())) };
+        let fits = self.values.shape() == self.keys.shape()
+            && (h, d) == (a.kv_heads, a.head_dim)
+            && a.heads > 0
+            && h > 0
+            && a.heads % h == 0
+            && qkv.shape() == [b, (a.heads + 2 * h) * d]
+            && a.rotation.is_none_or(|r| {
+                r.radians.ndim() == 1 && r.radians.dim(0) * 2 <= d && r.radians.dtype() == Dtype::Float32
+            })
+            && a.qk_norm.is_none_or(|(q, k, _)| q.shape() == [d] && k.shape() == [d])
+            && a.sinks.is_none_or(|s| s.shape() == [a.heads])
+            && match place {
+                Place::At(slot) => (0..t).contains(&slot),
+                Place::Rows(p) => p.shape() == [b, 2] && p.dtype() == Dtype::Int32,
+            };
+        if !fits {
+            let place = match place {
+                Place::At(n) => format!("slot {n}"),
+                Place::Rows(p) => format!("{p:?}"),
+            };
+            refuse("attend", format!("qkv {:?}, keys {:?}, {place} do not belong to {a:?}", qkv.shape(), self.keys.shape()));
+        }
+    }
+
+    /// [`attend`](Self::attend) from plain ops.
+    #[track_caller]
+    pub fn attend_plain(&mut self, qkv: &Array, place: Place<'_>, a: &DecodeAttention<'_>) -> Array {
+        self.settle();
+        let [b, hk, t, d] = self.keys.dims();
+        let (h, dtype) = (a.heads, qkv.dtype());
+        let parts = qkv.reshape([b, h + 2 * hk, d]).split_at(&[h, h + hk], 1);
+        let [q, k, v] = parts.as_slice() else { refuse("attend", "qkv has three parts") };
+        let (mut q, mut k) = (q.clone(), k.clone());
+        if let Some((qn, kn, eps)) = a.qk_norm {
+            (q, k) = (rms_norm(&q, Some(qn), eps), rms_norm(&k, Some(kn), eps));
+        }
+        let (slots, starts) = match place {
+            Place::At(slot) => (Array::from_slice(&vec![slot; b as usize], [b]), crate::zeros([b], Dtype::Int32)),
+            Place::Rows(p) => (p.slice_axis(1, 0..1).squeeze(1), p.slice_axis(1, 1..2).squeeze(1)),
+        };
+        if let Some(r) = a.rotation {
+            let angle = (&slots - &starts).astype(Dtype::Float32).reshape([b, 1, 1]) * r.radians;
+            (q, k) = (rotate(&q, &angle, r), rotate(&k, &angle, r));
+        }
+        // the slot as a mask over keys: rows may write different ones
+        let at = crate::arange(0, t, 1, Some(Dtype::Int32)).reshape([1, t]);
+        let here = at.equal(slots.expand_dims(1)).reshape([b, 1, t, 1]);
+        self.keys = crate::where_(&here, &k.expand_dims(2).astype(dtype), &self.keys);
+        self.values = crate::where_(&here, &v.expand_dims(2), &self.values);
+        let mut seen = at.less_equal(slots.expand_dims(1)) & at.greater_equal(starts.expand_dims(1));
+        if let Some(w) = a.window {
+            seen = seen & at.greater(slots.expand_dims(1) - w);
+        }
+        let seen = seen.reshape([b, 1, 1, t]);
+        let q = q.astype(dtype).expand_dims(2);
+        let o = match a.softcap {
+            None => {
+                let mask = Mask::Array(seen);
+                let options = Sdpa { scale: a.scale, mask: Some(&mask), sinks: a.sinks, force_fused: false };
+                scaled_dot_product_attention(&q, &self.keys, &self.values, options)
+            }
+            Some(cap) => {
+                let up = |x: &Array| crate::repeat(&x.astype(Dtype::Float32), h / hk, 1);
+                let s = (q.astype(Dtype::Float32).matmul(&up(&self.keys).swapaxes(-1, -2)) * a.scale / cap).tanh() * cap;
+                let mut s = crate::where_(&seen, &s, f32::NEG_INFINITY);
+                if let Some(sinks) = a.sinks {
+                    let column = crate::repeat(&sinks.astype(Dtype::Float32).reshape([1, h, 1, 1]), b, 0);
+                    s = concatenate(&[s, column], -1);
+                }
+                s.softmax(-1).slice_axis(-1, 0..t).matmul(&up(&self.values)).astype(dtype)
+            }
+        };
+        o.reshape([b, h * d])
+    }
+}
+
+/// x [B, H, D] with its first features turned by `angle` [B, 1, dims / 2].
+#[track_caller]
+fn rotate(x: &Array, angle: &Array, r: Rotation<'_>) -> Array {
+    let (half, d) = (angle.dim(-1), x.dim(-1));
+    let f = x.astype(Dtype::Float32);
+    let (head, tail) = (f.slice_axis(-1, 0..2 * half) * r.feature_scale, f.slice_axis(-1, 2 * half..d));
+    let (sin, cos) = (angle.sin(), angle.cos());
+    let turned = if r.traditional {
+        let [b, h, _] = x.dims();
+        let p = head.reshape([b, h, half, 2]);
+        let (a, c) = (p.slice_axis(-1, 0..1).squeeze(-1), p.slice_axis(-1, 1..2).squeeze(-1));
+        crate::stack(&[&a * &cos - &c * &sin, &c * &cos + &a * &sin], -1).reshape([b, h, 2 * half])
+    } else {
+        let (a, c) = (head.slice_axis(-1, 0..half), head.slice_axis(-1, half..2 * half));
+        concatenate(&[&a * &cos - &c * &sin, &c * &cos + &a * &sin], -1)
+    };
+    concatenate(&[turned, tail], -1).astype(x.dtype())
+}

@@ -1,0 +1,8 @@
+//! CUDA kernels against plain forms in float32; each test says that it was skipped where there is no card.
+
+#[path = "cuda_/decode.rs"]
+mod decode;
+#[path = "cuda_/linear.rs"]
+mod linear;
+#[path = "cuda_/tools.rs"]
+mod tools;

@@ -1,0 +1,177 @@
+use crate::tools::{card, error, fresh_seed, normal, poison};
+use mlx::fast::{DecodeAttention, KvBuffers, Place, Rotation};
+use mlx::{self as mx, Array, Device, Dtype};
+
+struct Case {
+    batch: i32,
+    heads: i32,
+    kv_heads: i32,
+    d: i32,
+    dims: i32,
+    capacity: i32,
+    traditional: bool,
+    norm: bool,
+    window: Option<i32>,
+    softcap: Option<f32>,
+    sinks: bool,
+    dtype: Dtype,
+}
+
+fn radians(dims: i32) -> Array {
+    let f: Vec<f32> = (0..dims / 2).map(|i| 10000f32.powf(-2.0 * i as f32 / dims as f32)).collect();
+    Array::from(f)
+}
+
+/// Runs both forms from the same caches through `places`; the plain one in float32 on the CPU.
+fn check(c: &Case, places: &[Place]) {
+    let cache = [c.batch, c.kv_heads, c.capacity, c.d];
+    let (k0, v0) = (normal(&cache, c.dtype, 1.0), normal(&cache, c.dtype, 1.0));
+    let r = radians(c.dims);
+    let norms = (normal(&[c.d], c.dtype, 0.1) + 1.0, normal(&[c.d], c.dtype, 0.1) + 1.0);
+    let sinks = normal(&[c.heads], c.dtype, 2.0);
+    mx::eval([&norms.0, &norms.1, &sinks, &r]).unwrap();
+    let wide = |a: &Array| a.astype(Dtype::Float32);
+    let (n32, s32) = ((wide(&norms.0), wide(&norms.1)), wide(&sinks));
+    let a = DecodeAttention {
+        heads: c.heads,
+        kv_heads: c.kv_heads,
+        head_dim: c.d,
+        scale: (c.d as f32).powf(-0.5),
+        rotation: (c.dims > 0).then_some(Rotation { radians: &r, traditional: c.traditional, feature_scale: 1.25 }),
+        qk_norm: c.norm.then_some((&norms.0, &norms.1, 1e-6)),
+        window: c.window,
+        softcap: c.softcap,
+        sinks: c.sinks.then_some(&sinks),
+    };
+    let exact = DecodeAttention {
+        qk_norm: c.norm.then_some((&n32.0, &n32.1, 1e-6)),
+        sinks: c.sinks.then_some(&s32),
+        ..a
+    };
+    let mut fast = KvBuffers::new(&k0 + 0, &v0 + 0);
+    let mut slow = KvBuffers::new(wide(&k0), wide(&v0));
+    let mut snapshot = None;
+    let mut worst = 0f32;
+    for (step, place) in places.iter().enumerate() {
+        let qkv = normal(&[c.batch, (c.heads + 2 * c.kv_heads) * c.d], c.dtype, 1.0);
+        assert!(fast.is_supported(&qkv, &a));
+        poison((c.batch * c.heads * c.d * 2) as usize);
+        let got = fast.attend(&qkv, *place, &a);
+        got.eval().unwrap();
+        let want = mx::with_device(Device::Cpu, || {
+            let out = slow.attend_plain(&wide(&qkv), *place, &exact);
+            out.eval().unwrap();
+            out
+        });
+        worst = worst.max(error(&got, &want));
+        let ((k, v), (ke, ve)) = (fast.arrays(), slow.arrays());
+        worst = worst.max(error(&k, &ke)).max(error(&v, &ve));
+        drop((k, v));
+        if step == 0 {
+            let kept = fast.clone();
+            let before = kept.arrays().0.astype(Dtype::Float32).to_vec::<f32>().unwrap();
+            snapshot = Some((kept, before));
+        }
+    }
+    let (kept, before) = snapshot.unwrap();
+    assert_eq!(kept.arrays().0.astype(Dtype::Float32).to_vec::<f32>().unwrap(), before, "a snapshot changed");
+    println!("d {} {}/{} b {} cap {}: {worst:.1e}", c.d, c.heads, c.kv_heads, c.batch, c.capacity);
+    assert!(worst < 8e-3, "d {} {}/{} b {} {places:?}: {worst:e}", c.d, c.heads, c.kv_heads, c.batch);
+}
+
+fn case(heads: i32, kv_heads: i32, d: i32) -> Case {
+    Case {
+        batch: 1,
+        heads,
+        kv_heads,
+        d,
+        dims: d,
+        capacity: 512,
+        traditional: false,
+        norm: false,
+        window: None,
+        softcap: None,
+        sinks: false,
+        dtype: Dtype::Bfloat16,
+    }
+}
+
+#[test]
+fn a_decode_step_equals_the_plain_form() {
+    if !card("a_decode_step_equals_the_plain_form") {
+        return;
+    }
+    fresh_seed();
+    let at = [Place::At(0), Place::At(1), Place::At(15), Place::At(16), Place::At(300), Place::At(511)];
+    for (h, k, d) in [(4, 2, 64), (8, 1, 128), (6, 2, 96), (8, 4, 256), (8, 1, 256), (3, 3, 32), (14, 2, 64), (4, 4, 160)] {
+        check(&case(h, k, d), &at);
+        check(&Case { norm: true, dtype: Dtype::Float16, ..case(h, k, d) }, &at[2..]);
+    }
+    check(&Case { capacity: 8448, norm: true, ..case(16, 8, 128) }, &[Place::At(8190), Place::At(8191)]);
+}
+
+#[test]
+fn windows_caps_sinks_and_partial_rotations_hold() {
+    if !card("windows_caps_sinks_and_partial_rotations_hold") {
+        return;
+    }
+    fresh_seed();
+    let at = [Place::At(3), Place::At(100), Place::At(400)];
+    check(&Case { window: Some(37), ..case(4, 2, 64) }, &at);
+    check(&Case { softcap: Some(5.0), window: Some(128), ..case(4, 2, 64) }, &at);
+    check(&Case { sinks: true, ..case(8, 2, 64) }, &at);
+    check(&Case { sinks: true, window: Some(16), norm: true, ..case(8, 2, 64) }, &at);
+    check(&Case { dims: 32, traditional: true, ..case(4, 2, 128) }, &at);
+    check(&Case { dims: 48, ..case(4, 2, 96) }, &at);
+    check(&Case { dims: 0, ..case(4, 2, 64) }, &at);
+}
+
+#[test]
+fn rows_of_a_batch_stand_at_places_of_their_own() {
+    if !card("rows_of_a_batch_stand_at_places_of_their_own") {
+        return;
+    }
+    fresh_seed();
+    let place = |v: &[i32]| Array::from_slice(v, [v.len() as i32 / 2, 2]);
+    let places = [place(&[5, 0, 70, 3, 511, 200]), place(&[6, 0, 71, 3, 17, 17])];
+    let rows: Vec<Place> = places.iter().map(Place::Rows).collect();
+    check(&Case { batch: 3, ..case(4, 2, 64) }, &rows);
+    check(&Case { batch: 3, window: Some(20), norm: true, ..case(8, 2, 128) }, &rows);
+    check(&Case { batch: 3, ..case(4, 2, 64) }, &[Place::At(9), Place::At(10)]);
+}
+
+#[test]
+fn steps_built_before_any_is_evaluated_run_in_order() {
+    if !card("steps_built_before_any_is_evaluated_run_in_order") {
+        return;
+    }
+    fresh_seed();
+    let c = case(4, 2, 64);
+    let shape = [1, 2, 64, 64];
+    let r = radians(64);
+    let a = DecodeAttention {
+        heads: c.heads,
+        kv_heads: c.kv_heads,
+        head_dim: c.d,
+        scale: 0.125,
+        rotation: Some(Rotation { radians: &r, traditional: false, feature_scale: 1.0 }),
+        qk_norm: None,
+        window: None,
+        softcap: None,
+        sinks: None,
+    };
+    let (k0, v0) = (normal(&shape, c.dtype, 1.0), normal(&shape, c.dtype, 1.0));
+    let mut fast = KvBuffers::new(&k0 + 0, &v0 + 0);
+    let mut slow = KvBuffers::new(k0.astype(Dtype::Float32), v0.astype(Dtype::Float32));
+    let xs: Vec<Array> = (0..12).map(|_| normal(&[1, 8 * 64], c.dtype, 1.0)).collect();
+    let got: Vec<Array> = xs.iter().enumerate().map(|(i, x)| fast.attend(x, Place::At(20 + i as i32), &a)).collect();
+    for (i, x) in xs.iter().enumerate() {
+        let want = mx::with_device(Device::Cpu, || {
+            let y = slow.attend_plain(&x.astype(Dtype::Float32), Place::At(20 + i as i32), &a);
+            y.eval().unwrap();
+            y
+        });
+        let e = error(&got[i], &want);
+        assert!(e < 8e-3, "step {i}: {e:e}");
+    }
+}

@@ -1,0 +1,216 @@
+use crate::tools::{card, error, fresh_seed, normal, poison};
+use mlx::fast::{self, Fused, Gate, Matrix};
+use mlx::{self as mx, Array, Device, Dtype, Quant, QuantMode};
+
+/// A weight in one format, and what it stands for in float32 on the CPU.
+struct Weight {
+    packed: Option<(Array, Array, Option<Array>, Quant)>,
+    dense: Array,
+    exact: Array,
+}
+
+fn weight(shape: &[i32], q: Option<Quant>, dtype: Dtype) -> Weight {
+    let dense = normal(shape, dtype, 0.05);
+    let (packed, exact) = match q {
+        None => (None, dense.astype(Dtype::Float32)),
+        Some(q) => {
+            let (w, s, b) = mx::quantize(&dense, q);
+            mx::eval([&w, &s].into_iter().chain(b.as_ref())).unwrap();
+            let wide = |a: &Array| if q.mode == QuantMode::Affine { a.astype(Dtype::Float32) } else { a.clone() };
+            let exact = mx::with_device(Device::Cpu, || {
+                mx::dequantize(&w, &wide(&s), b.as_ref().map(wide).as_ref(), q, Some(Dtype::Float32))
+            });
+            (Some((w, s, b, q)), exact)
+        }
+    };
+    Weight { packed, dense, exact }
+}
+
+impl Weight {
+    fn matrix(&self) -> Matrix<'_> {
+        match &self.packed {
+            None => Matrix::dense(&self.dense),
+            Some((w, s, b, q)) => Matrix::quantized(w, s, b.as_ref(), *q),
+        }
+    }
+}
+
+fn rms(x: &Array, w: &Array, eps: f32) -> Array {
+    let x = x.astype(Dtype::Float32);
+    let r = ((&x * &x).mean(-1).expand_dims(-1) + eps).rsqrt();
+    x * r * w.astype(Dtype::Float32)
+}
+
+fn act(gate: Gate, y: &Array) -> Array {
+    let h = y.split(2, -1);
+    let (g, u) = (&h[0], &h[1]);
+    match gate {
+        Gate::Silu => g * g.sigmoid() * u,
+        Gate::GeluTanh => g * 0.5 * (((g + g * g * g * 0.044715) * 0.797_884_6).tanh() + 1.0) * u,
+    }
+}
+
+/// One product against float32 on the CPU.
+fn check(m: i32, k: i32, n: i32, q: Option<Quant>, dtype: Dtype, norm: bool, gate: Option<Gate>, sum: bool, bias: bool) {
+    let rows = if gate.is_some() { 2 * n } else { n };
+    let w = weight(&[rows, k], q, dtype);
+    let x = normal(&[m, k], dtype, 1.0);
+    let nw = normal(&[k], dtype, 0.1) + 1.0;
+    let (res, b) = (normal(&[m, n], dtype, 1.0), normal(&[rows], dtype, 1.0));
+    let f = Fused { norm: norm.then_some((&nw, 1e-5)), gate, residual: sum.then_some(&res) };
+    let matrix = w.matrix().with_bias(bias.then_some(&b));
+    poison((m * n * 2) as usize);
+    let y = fast::linear(&x, matrix, f);
+    y.eval().unwrap();
+    let want = mx::with_device(Device::Cpu, || {
+        let x = if norm { rms(&x, &nw, 1e-5) } else { x.astype(Dtype::Float32) };
+        let mut y = x.matmul(&w.exact.t());
+        if bias {
+            y = y + b.astype(Dtype::Float32);
+        }
+        if let Some(g) = gate {
+            y = act(g, &y);
+        }
+        if sum { y + res.astype(Dtype::Float32) } else { y }
+    });
+    let e = error(&y, &want);
+    let what = format!("m{m} k{k} n{n} {q:?} {dtype} norm {norm} gate {gate:?} sum {sum} bias {bias}");
+    assert!(e < 1.2e-2, "{what}: {e:e}");
+    // a second call goes through the loaded module
+    let again = fast::linear(&x, matrix, f);
+    assert_eq!(error(&again, &y), 0.0, "{what}: not the same twice");
+    println!("{what}: {e:.1e}");
+}
+
+#[test]
+fn every_format_multiplies_like_its_dense_form() {
+    if !card("every_format_multiplies_like_its_dense_form") {
+        return;
+    }
+    fresh_seed();
+    let bf = Dtype::Bfloat16;
+    for bits in [2, 3, 4, 5, 6, 8] {
+        for group in [32, 64, 128] {
+            check(1, 384, 40, Some(Quant::affine(group, bits)), bf, false, None, false, false);
+        }
+        check(5, 1152, 33, Some(Quant::affine(64, bits)), Dtype::Float16, true, Some(Gate::Silu), false, true);
+    }
+    for mode in [QuantMode::Mxfp4, QuantMode::Mxfp8, QuantMode::Nvfp4] {
+        check(1, 352, 40, Some(Quant::of_mode(mode)), bf, true, None, true, false);
+        check(3, 1024, 17, Some(Quant::of_mode(mode)), bf, false, Some(Gate::GeluTanh), false, false);
+    }
+}
+
+#[test]
+fn odd_sizes_and_row_counts_hold() {
+    if !card("odd_sizes_and_row_counts_hold") {
+        return;
+    }
+    fresh_seed();
+    let (bf, q4, q8) = (Dtype::Bfloat16, Some(Quant::affine(64, 4)), Some(Quant::affine(32, 8)));
+    for m in [1, 2, 4, 7, 8, 9, 16, 31, 32, 33, 70] {
+        check(m, 2048, 1000, q4, bf, false, None, true, false);
+        check(m, 2112, 100, q8, bf, true, Some(Gate::Silu), false, true);
+    }
+    for (k, n) in [(32, 1), (96, 7), (160, 16), (4096, 4097), (14336, 129)] {
+        for dtype in [bf, Dtype::Float16] {
+            check(1, k, n, Some(Quant::affine(32, 4)), dtype, true, None, true, true);
+            check(1, k, n, None, dtype, true, None, true, true);
+            check(6, k, n, None, dtype, k < 4096, Some(Gate::Silu), false, false);
+        }
+    }
+    check(8, 14336, 256, q4, bf, false, None, true, false);
+    check(1, 4096, 14336, q4, bf, true, Some(Gate::Silu), false, false);
+}
+
+#[test]
+fn operands_that_the_kernel_cannot_take_use_the_plain_form() {
+    if !card("operands_that_the_kernel_cannot_take_use_the_plain_form") {
+        return;
+    }
+    let q = Quant::affine(64, 4);
+    let w = weight(&[64, 256], Some(q), Dtype::Bfloat16);
+    let wide = normal(&[2, 512], Dtype::Bfloat16, 1.0);
+    // a strided view is copied, not misread
+    let x = wide.slice_axis(1, 128..384);
+    let y = fast::linear(&x, w.matrix(), Fused::default());
+    let want = mx::with_device(Device::Cpu, || x.astype(Dtype::Float32).matmul(&w.exact.t()));
+    assert!(error(&y, &want) < 1.2e-2);
+    let x = normal(&[2, 256], Dtype::Float32, 1.0);
+    let dense = weight(&[64, 256], None, Dtype::Float32);
+    let y = fast::linear(&x, dense.matrix(), Fused { residual: Some(&Array::from(1.0f32)), ..Default::default() });
+    let want = mx::with_device(Device::Cpu, || x.matmul(&dense.exact.t()) + 1.0);
+    assert!(error(&y, &want) < 1e-2);
+}
+
+#[test]
+fn embeddings_are_rows_of_the_dense_table() {
+    if !card("embeddings_are_rows_of_the_dense_table") {
+        return;
+    }
+    fresh_seed();
+    let ids = Array::from_slice(&[0u32, 5, 99, 7, 7, 42], [2, 3]);
+    for (k, q) in [
+        (256, None),
+        (160, None),
+        (256, Some(Quant::affine(64, 4))),
+        (160, Some(Quant::affine(32, 8))),
+        (192, Some(Quant::affine(32, 6))),
+        (192, Some(Quant::of_mode(QuantMode::Nvfp4))),
+        (192, Some(Quant::of_mode(QuantMode::Mxfp8))),
+    ] {
+        let w = weight(&[100, k], q, Dtype::Bfloat16);
+        poison(6 * k as usize * 2);
+        let y = fast::embed(&ids, w.matrix(), 2.0, Dtype::Bfloat16);
+        y.eval().unwrap();
+        let want = mx::with_device(Device::Cpu, || w.exact.take(&ids.reshape(-1), 0).reshape([2, 3, k]) * 2.0);
+        let e = error(&y, &want);
+        assert!(e < 4e-3, "k {k} {q:?}: {e:e}");
+    }
+}
+
+#[test]
+fn experts_are_chosen_per_row() {
+    if !card("experts_are_chosen_per_row") {
+        return;
+    }
+    fresh_seed();
+    let (experts, k, n) = (6, 256, 72);
+    for (q, rows, slots) in [
+        (None, 3, 2),
+        (Some(Quant::affine(64, 4)), 1, 4),
+        (Some(Quant::affine(64, 4)), 5, 3),
+        (Some(Quant::of_mode(QuantMode::Mxfp4)), 2, 4),
+        (Some(Quant::affine(64, 4)), 40, 2),
+    ] {
+        for gate in [None, Some(Gate::Silu)] {
+            let w = weight(&[experts, if gate.is_some() { 2 * n } else { n }, k], q, Dtype::Bfloat16);
+            let sorted = rows == 40;
+            let mut ids: Vec<u32> = (0..rows * slots).map(|i| (i * 7 + 3) as u32 % experts as u32).collect();
+            if sorted {
+                ids.sort();
+            }
+            let chosen = Array::from_slice(&ids, [rows, slots]);
+            let x = normal(&[rows, k], Dtype::Bfloat16, 1.0);
+            poison((rows * slots * n * 2) as usize);
+            let y = fast::expert_linear(&x, w.matrix(), &chosen, gate, sorted);
+            y.eval().unwrap();
+            let want = mx::with_device(Device::Cpu, || {
+                let rows: Vec<Array> = ids
+                    .iter()
+                    .enumerate()
+                    .map(|(i, &e)| {
+                        let t = i as i32 / slots;
+                        let one = x.slice_axis(0, t..t + 1).astype(Dtype::Float32);
+                        let m = w.exact.slice_axis(0, e as i32..e as i32 + 1).squeeze(0);
+                        let y = one.matmul(&m.t());
+                        gate.map_or(y.clone(), |g| act(g, &y))
+                    })
+                    .collect();
+                mx::concatenate(&rows, 0)
+            });
+            let e = error(&y, &want);
+            assert!(e < 1.2e-2, "{q:?} rows {rows} slots {slots} gate {gate:?}: {e:e}");
+        }
+    }
+}
