@@ -24,11 +24,12 @@ pub enum Format {
 /// A model's tensors by name. Opening reads headers only; [`Checkpoint::bytes`] gives bytes that keep their map alive.
 ///
 /// A GGUF file shows Hugging Face names, MLX's packed form (`.weight`, `.scales`, `.biases`) and a config.
-#[derive(Debug)]
+/// Clones share everything.
+#[derive(Clone, Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    infos: BTreeMap<String, TensorInfo>,
-    store: Store,
+    infos: Arc<BTreeMap<String, TensorInfo>>,
+    store: Arc<Store>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -130,13 +131,15 @@ impl Checkpoint {
             metadata.extend(file.header().metadata.clone());
             files.push(file);
         }
-        Ok(Checkpoint { path: path.into(), infos, store: Store::Safetensors(files, owner), metadata })
+        let store = Arc::new(Store::Safetensors(files, owner));
+        Ok(Checkpoint { path: path.into(), infos: infos.into(), store, metadata })
     }
 
     fn gguf(path: &Path, options: GgufOptions) -> Result<Checkpoint> {
         let model = gguf::model::GgufModel::open(path, options)?;
-        let infos = model.infos().map(|i| (i.name.clone(), i.clone())).collect();
-        Ok(Checkpoint { path: path.into(), infos, store: Store::Gguf(model), metadata: BTreeMap::new() })
+        let infos: BTreeMap<_, _> = model.infos().map(|i| (i.name.clone(), i.clone())).collect();
+        let store = Arc::new(Store::Gguf(model));
+        Ok(Checkpoint { path: path.into(), infos: infos.into(), store, metadata: BTreeMap::new() })
     }
 
     /// The directory or file that was opened.
@@ -144,14 +147,14 @@ impl Checkpoint {
         &self.path
     }
     pub fn format(&self) -> Format {
-        match self.store {
+        match *self.store {
             Store::Safetensors(..) => Format::Safetensors,
             Store::Gguf(_) => Format::Gguf,
         }
     }
     /// The weight files.
     pub fn files(&self) -> Vec<Arc<Path>> {
-        match &self.store {
+        match &*self.store {
             Store::Safetensors(files, _) => files.iter().map(|f| f.path().clone()).collect(),
             Store::Gguf(model) => model.parts().iter().map(|p| p.path.clone()).collect(),
         }
@@ -162,14 +165,14 @@ impl Checkpoint {
     }
     /// The GGUF behind this checkpoint.
     pub fn gguf_model(&self) -> Option<&gguf::model::GgufModel> {
-        match &self.store {
+        match &*self.store {
             Store::Gguf(model) => Some(model),
             Store::Safetensors(..) => None,
         }
     }
     /// The model's config: `config.json` beside the weights, or what a GGUF's metadata says.
     pub fn config(&self) -> Result<Config> {
-        match &self.store {
+        match &*self.store {
             Store::Gguf(model) => Config::from_json(model.config().clone(), &self.path),
             Store::Safetensors(..) if self.path.is_dir() => Config::from_dir(&self.path),
             Store::Safetensors(..) => Config::from_dir(self.path.parent().unwrap_or(Path::new("."))),
@@ -202,7 +205,7 @@ impl Checkpoint {
     /// The bytes of a tensor as its [`TensorInfo`] says: a slice of the map, or converted for some GGUF tensors.
     pub fn bytes(&self, name: &str) -> Result<Bytes> {
         self.need(name)?;
-        let found = match &self.store {
+        let found = match &*self.store {
             Store::Safetensors(files, owner) => owner.get(name).and_then(|&i| files.get(i)?.shared(name)),
             Store::Gguf(model) => Some(model.bytes(name)?),
         };

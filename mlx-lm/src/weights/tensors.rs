@@ -3,7 +3,7 @@
 //!
 //! Renaming and dropping touch no data; a tensor becomes an array when it is first changed or taken.
 
-use super::{Bytes, Checkpoint, Dtype};
+use super::{Checkpoint, Dtype};
 use crate::{Error, Result};
 use mlx::{self as mx, Array};
 use std::collections::BTreeMap;
@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 /// One tensor: still in the file, or an array.
 #[derive(Debug, Clone)]
 enum Tensor {
-    Stored { bytes: Bytes, dtype: Dtype, shape: Vec<i32> },
+    /// `from`: its name in the checkpoint, which reads (or converts) it when it is taken.
+    Stored { checkpoint: Checkpoint, from: String, dtype: Dtype, shape: Vec<i32> },
     Array(Array),
 }
 
@@ -34,7 +35,8 @@ impl Tensors {
                 .map(|&d| i32::try_from(d))
                 .collect::<std::result::Result<Vec<_>, _>>()
                 .map_err(|_| Error::tensor(&info.name, format!("shape {:?} is too large", info.shape)))?;
-            let tensor = Tensor::Stored { bytes: checkpoint.bytes(&info.name)?, dtype: info.dtype, shape };
+            let (checkpoint, from) = (checkpoint.clone(), info.name.clone());
+            let tensor = Tensor::Stored { checkpoint, from, dtype: info.dtype, shape };
             map.insert(info.name.clone(), tensor);
         }
         Ok(Tensors { map, origin: checkpoint.path().display().to_string() })
@@ -174,7 +176,7 @@ impl Tensor {
     fn into_array(self, name: &str) -> Result<Array> {
         let (bytes, dtype, shape) = match self {
             Tensor::Array(a) => return Ok(a),
-            Tensor::Stored { bytes, dtype, shape } => (bytes, dtype, shape),
+            Tensor::Stored { checkpoint, from, dtype, shape } => (checkpoint.bytes(&from)?, dtype, shape),
         };
         use mx::Dtype as D;
         let to = match dtype {
