@@ -17,7 +17,7 @@ use super::strftime::strftime;
 /// Instructions one rendering may run.
 pub(super) const FUEL: u64 = 1_000_000;
 /// Bytes of text one rendering may build, intermediate strings included.
-pub(super) const WORK: usize = 256 << 20;
+pub(super) const WORK: usize = 64 << 20;
 
 /// Bytes that are still allowed.
 #[derive(Clone)]
@@ -95,20 +95,28 @@ const CONCAT: &str = "operator ~";
 const ADD: &str = "operator +";
 const MUL: &str = "operator *";
 const REM: &str = "operator %";
+const SLICE: &str = "operator [:]";
+/// A folded constant may hold this many items.
+const MAX_CONST: usize = 100_000;
 
-/// Turns the operators that can build large values into calls.
-pub(super) fn meter(code: &mut Instructions<'_>) {
+/// Turns the operators that can build large values into calls. Errors: a constant that is large by itself.
+pub(super) fn meter(code: &mut Instructions<'_>) -> Result<(), Error> {
     for at in 0..code.len() as u32 {
         let Some(instruction) = code.get_mut(at) else { continue };
-        let name = match instruction {
-            Instruction::StringConcat => CONCAT,
-            Instruction::Add => ADD,
-            Instruction::Mul => MUL,
-            Instruction::Rem => REM,
+        let (name, arguments) = match instruction {
+            Instruction::StringConcat => (CONCAT, 2),
+            Instruction::Add => (ADD, 2),
+            Instruction::Mul => (MUL, 2),
+            Instruction::Rem => (REM, 2),
+            Instruction::Slice => (SLICE, 4),
+            Instruction::LoadConst(value) if value.len().is_some_and(|n| is_list(value) && n > MAX_CONST) => {
+                return Err(invalid("the template builds too much text"));
+            }
             _ => continue,
         };
-        *instruction = Instruction::CallFunction(name, Some(2));
+        *instruction = Instruction::CallFunction(name, Some(arguments));
     }
+    Ok(())
 }
 
 /// Two numbers, as integers or as floats.
@@ -209,6 +217,49 @@ fn operators(env: &mut Environment<'static>, budget: &Budget) {
             None => Err(unsupported(&a, "%", &b)),
         }
     });
+    let work = budget.clone();
+    env.add_function(SLICE, move |value: Value, start: Value, stop: Value, step: Value| -> Result<Value, Error> {
+        if let Some(text) = value.as_str() {
+            let picked: String = slice(text.chars().collect(), &start, &stop, &step)?.into_iter().collect();
+            work.take(text.len())?;
+            return Ok(Value::from(picked));
+        }
+        if !is_list(&value) {
+            return Err(invalid(format!("{} cannot be sliced", value.kind())));
+        }
+        let list: Vec<Value> = value.try_iter()?.collect();
+        work.take(list.len() * size_of::<Value>())?;
+        slice(list, &start, &stop, &step).map(Value::from)
+    });
+}
+
+/// Python's `items[start:stop:step]`.
+fn slice<T: Clone>(items: Vec<T>, start: &Value, stop: &Value, step: &Value) -> Result<Vec<T>, Error> {
+    let bound = |v: &Value| match v.kind() {
+        ValueKind::None | ValueKind::Undefined => Ok(None),
+        _ => v.as_i64().map(Some).ok_or_else(|| invalid("slice bounds must be integers")),
+    };
+    let step = bound(step)?.unwrap_or(1);
+    let len = items.len() as i64;
+    // Bounds count from the end when negative, then stop at the ends; backwards the ends are one lower.
+    let (low, high) = if step < 0 { (-1, len - 1) } else { (0, len) };
+    let clip = |v: Option<i64>, default: i64| match v {
+        None => default,
+        Some(v) if v < 0 => v.saturating_add(len).max(low),
+        Some(v) => v.min(high),
+    };
+    let (start, stop) = (bound(start)?, bound(stop)?);
+    let (mut at, stop) = match step {
+        0 => return Err(invalid("slice step cannot be zero")),
+        1.. => (clip(start, 0), clip(stop, len)),
+        _ => (clip(start, len - 1), clip(stop, -1)),
+    };
+    let mut picked = Vec::new();
+    while if step > 0 { at < stop } else { at > stop } {
+        picked.extend(usize::try_from(at).ok().and_then(|i| items.get(i).cloned()));
+        at = at.saturating_add(step);
+    }
+    Ok(picked)
 }
 
 /// `str.format` or `%`; field widths are bounded, as a width costs its digits only.

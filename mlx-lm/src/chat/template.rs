@@ -17,7 +17,7 @@ const STACK: usize = 256 << 20;
 /// A longer template is no template.
 const MAX_SOURCE: usize = 4 << 20;
 /// A longer prompt is an attack or a mistake.
-const MAX_OUTPUT: usize = 64 << 20;
+const MAX_OUTPUT: usize = 16 << 20;
 /// Marks where a final message ends while it is rendered to be continued.
 const CONTINUE: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
@@ -202,8 +202,8 @@ fn compile<'a>(origin: &'a str, source: &'a str) -> Result<Compiled<'a>, minijin
     let mut code = CodeGenerator::new(origin, source);
     code.compile_stmt(&ast);
     let (mut main, mut blocks) = code.finish();
-    jinja::meter(&mut main);
-    blocks.values_mut().for_each(jinja::meter);
+    jinja::meter(&mut main)?;
+    blocks.values_mut().try_for_each(jinja::meter)?;
     Ok((main, blocks))
 }
 

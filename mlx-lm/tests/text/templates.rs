@@ -123,3 +123,70 @@ fn messages_keep_unknown_fields_and_need_a_role() {
     let mut image: Message = serde_json::from_str(r#"{"role":"user","content":[{"type":"image_url"}]}"#).unwrap();
     assert!(image.normalize().unwrap_err().to_string().contains("image_url"));
 }
+#[test]
+fn hostile_templates_are_stopped() {
+    let double = "{% set ns = namespace(x='aaaaaaaaaaaaaaaa') %}{% for i in range(64) %}";
+    for source in [
+        format!("{double}{{% set ns.x = ns.x ~ ns.x %}}{{% endfor %}}"),
+        format!("{double}{{% set ns.x = ns.x + ns.x %}}{{% endfor %}}"),
+        format!("{double}{{% set ns.x = ns.x | replace('a', 'aa') %}}{{% endfor %}}"),
+        format!("{double}{{% set ns.x = [ns.x, ns.x] | join %}}{{% endfor %}}"),
+        format!("{double}{{% set ns.x = ns.x.join(['', '', '']) %}}{{% endfor %}}"),
+        format!("{double}{{% set ns.x = [ns.x, ns.x] %}}{{% endfor %}}{{{{ ns.x }}}}"),
+        format!("{double}{{% set ns.x = [ns.x, ns.x] %}}{{% endfor %}}{{{{ ns.x | tojson }}}}"),
+        format!(
+            "{double}{{% set ns.x = ns.x %}}{{% set y %}}{{{{ ns.x }}}}{{{{ ns.x }}}}{{% endset %}}{{% set ns.x = y %}}{{% endfor %}}"
+        ),
+        "{{ 'a' * 10000000000 }}".into(),
+        "{{ [1] * 10000000000 }}".into(),
+        "{{ '%999999999d' % 1 }}".into(),
+        "{{ '{:>999999999}'.format(1) }}".into(),
+        "{{ ('a\n' * 100000) | indent(4000) }}".into(),
+        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}".into(),
+        "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}".into(),
+        "{% for x in [[]] recursive %}{{ loop([[]]) }}{% endfor %}".into(),
+        format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000)),
+        format!("{{{{ {}1{} }}}}", "[".repeat(100_000), "]".repeat(100_000)),
+        "{{ ([1] * 10000000000) | list }}".into(),
+        "{% if 1 %}".repeat(100_000),
+    ] {
+        assert!(render(&source).is_err(), "{}", &source[..source.len().min(200)]);
+    }
+}
+
+#[test]
+fn deeply_nested_values_do_not_overflow_the_stack() {
+    for body in ["[ns.x]", "{'a': ns.x}", "ns.x[0:]", "ns.x | map('list')", "[ns.x] | list", "namespace(y=ns.x)"] {
+        let source = format!(
+            "{{% set ns = namespace(x=[]) %}}{{% for i in range(100) %}}{{% for j in range(100000) %}}{{% set ns.x = {body} %}}{{% endfor %}}{{% endfor %}}{{{{ ns.x }}}}"
+        );
+        assert!(render(&source).is_err(), "{body}");
+    }
+    // As deep as the fuel allows, built and dropped whole.
+    let source =
+        "{% set ns = namespace(x=[]) %}{% for j in range(95000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}";
+    assert_eq!(render(source).unwrap().len(), 2 * 95_001);
+}
+
+#[test]
+fn slices_follow_python() {
+    // Expected by Python for "abcdef".
+    for (slice, expected) in [
+        ("1:", "bcdef"),
+        (":-1", "abcde"),
+        ("::2", "ace"),
+        ("::-1", "fedcba"),
+        ("-2:", "ef"),
+        ("4:1:-1", "edc"),
+        ("10:", ""),
+        ("-10:2", "ab"),
+        (":2:-1", "fed"),
+        ("-1:-4:-2", "fd"),
+        ("2:100", "cdef"),
+        ("100::-3", "fc"),
+    ] {
+        assert_eq!(render(&format!("{{{{ 'abcdef'[{slice}] }}}}")).unwrap(), expected, "{slice}");
+        assert_eq!(render(&format!("{{{{ ('abcdef'|list)[{slice}] | join }}}}")).unwrap(), expected, "{slice}");
+    }
+    assert!(render("{{ 'a'[::0] }}").is_err());
+}

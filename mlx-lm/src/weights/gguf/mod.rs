@@ -6,6 +6,7 @@ pub mod blocks;
 mod config;
 pub mod model;
 mod parse;
+mod tokenizer;
 mod types;
 mod value;
 
