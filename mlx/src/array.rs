@@ -353,7 +353,11 @@ impl std::fmt::Display for Array {
             if sys::mlx_array_tostring(&mut text, self.raw) != 0 {
                 return write!(f, "<{}>", ffi::take_message());
             }
-            let result = f.write_str(&std::ffi::CStr::from_ptr(sys::mlx_string_data(text)).to_string_lossy());
+            let copy = std::ffi::CStr::from_ptr(sys::mlx_string_data(text)).to_string_lossy().into_owned();
+            let result = match self.dtype() {
+                Dtype::Bool => f.write_str(&copy.replace("true", "True").replace("false", "False")),
+                _ => f.write_str(&copy),
+            };
             sys::mlx_string_free(text);
             result
         }

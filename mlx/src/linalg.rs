@@ -14,12 +14,12 @@ fn on_cpu<R>(f: impl FnOnce() -> R) -> R {
     if crate::default_device() == Device::Cpu { f() } else { with_device(Device::Cpu, f) }
 }
 
-/// MLX lets LAPACK loose on whatever shape comes: a zero size or a wrong rank is refused here.
+/// The rank and squareness that LAPACK needs.
 #[track_caller]
 fn matrix(op: &str, a: &Array, square: bool) {
-    if a.ndim() < 2 || a.size() == 0 || square && a.dim(-1) != a.dim(-2) {
+    if a.ndim() < 2 || square && a.dim(-1) != a.dim(-2) {
         let what = if square { "square matrices" } else { "matrices" };
-        refuse(op, format!("{what} that are not empty expected, shape is {:?}", a.shape()));
+        refuse(op, format!("{what} expected, shape is {:?}", a.shape()));
     }
 }
 

@@ -104,6 +104,11 @@ fn write(a: &Array, indices: Indices<'_>, value: &Array, mode: Mode) -> Array {
             sys::mlx_masked_scatter(res, a.raw, mask.raw, value.raw, s)
         });
     }
+    if let [Index::Ellipsis | Index::NewAxis] = &indices[..] {
+        // the whole array; Python lets a lone None stand for it, too, and drops no axes of the value
+        let plan = Plan::new("set", a, Indices::new());
+        return update(a, &plan, value, mode);
+    }
     let mut plan = Plan::new("set", a, indices);
     if plan.arrays == 0 {
         return update(a, &plan, &aligned(&plan, value), mode);
@@ -151,7 +156,10 @@ fn aligned(plan: &Plan<'_>, value: &Array) -> Array {
             _ => {}
         }
     }
-    if shape[..left].iter().any(|&d| d != 1) {
+    // leading axes of size 1 are dropped down to the rank of the array; one more may stand for a lone integer
+    let lone = matches!(plan.entries[..], [Entry::Int, ..]) && plan.int_axes().len() == 1;
+    let spare = shape.len().saturating_sub(plan.sizes.len()) + (lone && shape.len() >= plan.sizes.len()) as usize;
+    if left > spare || shape[..left].iter().any(|&d| d != 1) {
         refuse("set", format!("value {shape:?} does not fit a selection of {:?}", &plan.sizes[..]));
     }
     dims.reverse();

@@ -1,7 +1,7 @@
 //! Element-wise ops of two operands, and the arithmetic operators.
 
 use crate::dtype::Dtype;
-use crate::scalar::{Operand, Scalar, pair};
+use crate::scalar::{Operand, Scalar, pair, single};
 use crate::{Array, ffi};
 use mlx_sys as sys;
 
@@ -52,12 +52,6 @@ binary! {
     less_equal = mlx_less_equal;
     /// ln(e^a + e^b) without overflow.
     logaddexp = mlx_logaddexp;
-    /// Logical and.
-    logical_and = mlx_logical_and;
-    /// Logical or.
-    logical_or = mlx_logical_or;
-    /// Logical exclusive or.
-    logical_xor = mlx_logical_xor;
     /// The larger; NaN wins.
     maximum = mlx_maximum;
     /// The smaller; NaN wins.
@@ -72,6 +66,33 @@ binary! {
     right_shift = mlx_right_shift;
     /// a - b.
     subtract = mlx_subtract;
+}
+
+macro_rules! logical {
+    ($($(#[$doc:meta])* $name:ident = $c:ident;)*) => { $(
+        $(#[$doc])*
+        #[track_caller]
+        pub fn $name(a: impl Operand, b: impl Operand) -> Array {
+            // any number is true or false: it need not fit into the other side's dtype
+            let (a, b) = (single(stringify!($name), &a), single(stringify!($name), &b));
+            // SAFETY: valid handles
+            ffi::op(stringify!($name), &[&a, &b], |res, s| unsafe { sys::$c(res, a.raw, b.raw, s) })
+        }
+        impl Array {
+            $(#[$doc])*
+            #[track_caller]
+            #[must_use]
+            pub fn $name(&self, other: impl Operand) -> Array { $name(self, other) }
+        }
+    )* };
+}
+logical! {
+    /// Logical and.
+    logical_and = mlx_logical_and;
+    /// Logical or.
+    logical_or = mlx_logical_or;
+    /// Logical exclusive or.
+    logical_xor = mlx_logical_xor;
 }
 
 impl Array {
@@ -236,9 +257,18 @@ pub fn array_equal(a: impl Operand, b: impl Operand, equal_nan: bool) -> Array {
     ffi::op("array_equal", &[&a, &b], |res, s| unsafe { sys::mlx_array_equal(res, a.raw, b.raw, equal_nan, s) })
 }
 
+/// `a /= b` must not turn an integer array into a floating one.
+#[track_caller]
+fn divide_in_place(a: &Array, b: impl Operand) -> Array {
+    if !a.dtype().is_inexact() {
+        crate::error::refuse("divide", format!("in-place division of {} {:?}", a.dtype(), a.shape()));
+    }
+    divide(a, b)
+}
+
 // on the left only f32 and i32: with one float and one integer type, `1.0 - &x` needs no annotation
 macro_rules! operators {
-    ($($trait:ident :: $method:ident = $f:ident, $assign:ident :: $amethod:ident;)*) => { $(
+    ($($trait:ident :: $method:ident = $f:ident, $assign:ident :: $amethod:ident $(= $g:ident)?;)*) => { $(
         impl<B: Operand> std::ops::$trait<B> for &Array {
             type Output = Array;
             #[track_caller]
@@ -252,12 +282,14 @@ macro_rules! operators {
         impl<B: Operand> std::ops::$assign<B> for Array {
             #[track_caller]
             fn $amethod(&mut self, other: B) {
-                let new = $f(&*self, other);
+                let new = operators!(@assign $f $($g)?)(&*self, other);
                 *self = new;
             }
         }
         operators!(@scalar $trait $method $f f32 i32);
     )* };
+    (@assign $f:ident) => { $f };
+    (@assign $f:ident $g:ident) => { $g };
     (@scalar $trait:ident $method:ident $f:ident $($t:ty)*) => { $(
         impl std::ops::$trait<&Array> for $t {
             type Output = Array;
@@ -276,7 +308,7 @@ operators! {
     Add::add = add, AddAssign::add_assign;
     Sub::sub = subtract, SubAssign::sub_assign;
     Mul::mul = multiply, MulAssign::mul_assign;
-    Div::div = divide, DivAssign::div_assign;
+    Div::div = divide, DivAssign::div_assign = divide_in_place;
     Rem::rem = remainder, RemAssign::rem_assign;
     BitAnd::bitand = bitwise_and, BitAndAssign::bitand_assign;
     BitOr::bitor = bitwise_or, BitOrAssign::bitor_assign;

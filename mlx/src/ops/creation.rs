@@ -50,6 +50,8 @@ pub fn full(shape: impl Into<Shape>, value: impl Operand, dtype: Option<Dtype>) 
 #[track_caller]
 fn filling(op: &str, value: &impl Operand, dtype: Option<Dtype>) -> Array {
     match (value.arg(), dtype) {
+        // Python types a float by the dtype only if that is a real floating one
+        (Arg::Scalar(s @ Scalar::Float(_)), Some(Dtype::Complex64)) => crate::scalar::weak(op, s, Dtype::Float32),
         (Arg::Scalar(s), Some(d)) => crate::scalar::weak(op, s, d),
         _ => single(op, value).clone(),
     }

@@ -86,6 +86,9 @@ pub fn take_along_axis(a: &Array, indices: &Array, axis: impl Into<Option<i32>>)
 /// `a` with `values` at `indices` along `axis` (`mx.put_along_axis`); indices as in [`take_along_axis`].
 #[track_caller]
 pub fn put_along_axis(a: &Array, indices: &Array, values: impl Operand, axis: impl Into<Option<i32>>) -> Array {
+    if a.size() == 0 && indices.size() == 0 {
+        return a.clone();
+    }
     check_indices("put_along_axis", indices);
     let Some(axis) = axis.into() else {
         return put_along_axis(&a.reshape(-1), indices, values, 0).reshape(a.shape());

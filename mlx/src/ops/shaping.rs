@@ -133,7 +133,9 @@ pub fn broadcast_to(a: &Array, shape: impl Into<Shape>) -> Array {
 /// The shape that arrays of these shapes take side by side (`mx.broadcast_shapes`); panics if they do not go together.
 #[track_caller]
 pub fn broadcast_shapes<S: AsRef<[i32]>>(shapes: &[S]) -> Vec<i32> {
-    let ndim = shapes.iter().map(|s| s.as_ref().len()).max().unwrap_or(0);
+    let Some(ndim) = shapes.iter().map(|s| s.as_ref().len()).max() else {
+        refuse("broadcast_shapes", "at least one shape expected")
+    };
     let mut out = vec![1; ndim];
     for shape in shapes.iter().map(AsRef::as_ref) {
         for (o, &d) in out[ndim - shape.len()..].iter_mut().zip(shape) {
@@ -307,18 +309,28 @@ pub fn depends<A: Borrow<Array>, B: Borrow<Array>>(inputs: &[A], dependencies: &
     ffi::op_many("depends", &refs, |res, _| unsafe { sys::mlx_depends(res, v.raw, d.raw) })
 }
 
-/// Shifts elements along the axes, around the end.
+/// Shifts elements along the axes, around the end; `()` rolls the flat array.
+///
+/// One shift serves all axes; several shifts for one axis add up.
 #[track_caller]
 pub fn roll(a: &Array, shift: impl Into<Shape>, axes: impl Into<Axes>) -> Array {
-    let shift = shift.into();
+    let mut shift = shift.into();
     // SAFETY: valid handles; pointers and lengths of live slices
     match axes.into() {
         Axes::All => {
             ffi::op("roll", &[a], |res, s| unsafe { sys::mlx_roll(res, a.raw, shift.as_ptr(), shift.len(), s) })
         }
-        Axes::Some(axes) => ffi::op("roll", &[a], |res, s| unsafe {
-            sys::mlx_roll_axes(res, a.raw, shift.as_ptr(), shift.len(), axes.as_ptr(), axes.len(), s)
+        Axes::Some(axes) if axes.len() == 1 => ffi::op("roll", &[a], |res, s| unsafe {
+            sys::mlx_roll_axis(res, a.raw, shift.as_ptr(), shift.len(), axes[0], s)
         }),
+        Axes::Some(axes) => {
+            if let [one] = shift[..] {
+                shift = Shape(smallvec::SmallVec::from_elem(one, axes.len()));
+            }
+            ffi::op("roll", &[a], |res, s| unsafe {
+                sys::mlx_roll_axes(res, a.raw, shift.as_ptr(), shift.len(), axes.as_ptr(), axes.len(), s)
+            })
+        }
     }
 }
 

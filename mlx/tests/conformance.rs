@@ -1,0 +1,87 @@
+//! Replays what Python's MLX 0.32.2 answered, call by call: `cargo test -p mlx --test conformance -- --nocapture`.
+//!
+//! The records are those of `MLX_CONFORMANCE_DIR`, else the committed copy. Each name is mapped to a Rust call that is
+//! general in its arguments; where the library knowingly answers otherwise, [`DIFFERENCES`] says so.
+//!
+//! An area is a line in [`AREAS`] and a `check` that turns one record into a verdict. `MLX_CONFORMANCE_ONLY` picks
+//! records by a part of their function's name.
+
+mod conformance {
+    pub mod args;
+    pub mod calls;
+    pub mod compare;
+    pub mod data;
+    pub mod dtypes;
+    pub mod factors;
+    pub mod verdict;
+}
+
+use conformance::data::{self, Case};
+use conformance::verdict::Verdict;
+use conformance::{calls, dtypes};
+
+/// The areas and who checks them.
+const AREAS: &[(&str, fn(&Case) -> Verdict)] = &[
+    ("ops", calls::check),
+    ("indexing", calls::check),
+    ("fast", calls::check),
+    ("linalg", calls::check),
+    ("fft", calls::check),
+    ("random", calls::check),
+    ("quantized", calls::check),
+    ("dtypes", dtypes::check),
+];
+
+/// Documented differences: a function, what the difference message contains, and why.
+const DIFFERENCES: &[(&str, &str, &str)] = &[
+    ("array.view", "not array(", "bytes of a bool other than 0 and 1 are normalised: a Rust bool has no others"),
+    ("array.__setitem__", "int32, not", "an assignment keeps the dtype of the array; Python's x[...] = 2.5 changes it"),
+    ("array.at.add", "int32, not", "as above: Python's x.at[...].add(2.5) gives another dtype"),
+    ("mx.linalg.eigh", "Rust signature", "the triangle is an enum: a wrong name is a compile error"),
+];
+
+/// The reason if the difference is a documented one.
+fn documented(case: &Case, message: &str) -> Option<&'static str> {
+    DIFFERENCES.iter().find(|(f, text, _)| case.name == *f && message.contains(text)).map(|d| d.2)
+}
+
+/// Panics that are not op errors are differences, too.
+fn run(check: fn(&Case) -> Verdict, case: &Case) -> Verdict {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(case))).unwrap_or_else(|p| {
+        let text = p.downcast_ref::<String>().cloned().or(p.downcast_ref::<&str>().map(|s| s.to_string()));
+        Verdict::Differ(format!("panicked: {}", text.unwrap_or_default()))
+    })
+}
+
+#[test]
+fn every_record_agrees() {
+    let only = std::env::var("MLX_CONFORMANCE_ONLY").unwrap_or_default();
+    let (mut agree, mut total, mut wrong, mut excused) = (0, 0, Vec::new(), 0);
+    for (name, check) in AREAS {
+        let Some(area) = data::load(name) else { continue };
+        let before = (agree, total);
+        for case in area.cases.iter().filter(|c| c.name.contains(&only) || c.id == only) {
+            match run(*check, case) {
+                Verdict::Skip => {}
+                Verdict::Agree => (agree, total) = (agree + 1, total + 1),
+                Verdict::Differ(message) => {
+                    total += 1;
+                    match documented(case, &message) {
+                        Some(_) => excused += 1,
+                        None => wrong.push(format!("{} {}: {message}", case.name, case.id)),
+                    }
+                }
+            }
+        }
+        println!("{}: {} of {}", area.name, agree - before.0, total - before.1);
+    }
+    for w in wrong.iter().take(400) {
+        println!("{w}");
+    }
+    if excused > 0 {
+        println!("{excused} documented differences");
+    }
+    println!("conformance: {agree} of {total} records agree");
+    assert!(total > 0, "no records in {}", data::dir().display());
+    assert!(wrong.is_empty(), "{} records disagree", wrong.len());
+}
