@@ -14,3 +14,4 @@ pub mod tokenizer;
 pub mod weights;
 pub use decoder::Model;
 pub use error::{Error, Result};
+pub use generate::{LanguageModel, Response, StreamOptions, load, load_with};

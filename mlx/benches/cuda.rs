@@ -86,7 +86,11 @@ fn gemv(name: &str, n: i32, k: i32, m: i32, quant: Option<Quant>, norm: bool, ga
     let rate = |t: f64| bytes as f64 / t / 1e9;
     println!(
         "{name:24} m {m:2} {:>7.2} us {:>5.0} GB/s   MLX {:>7.2} us {:>5.0} GB/s   {:.2}x",
-        ours * 1e6, rate(ours), theirs * 1e6, rate(theirs), theirs / ours
+        ours * 1e6,
+        rate(ours),
+        theirs * 1e6,
+        rate(theirs),
+        theirs / ours
     );
 }
 
@@ -126,7 +130,11 @@ fn attention(name: &str, heads: i32, kv: i32, d: i32, batch: i32, keys: i32) {
         y
     });
     let bytes = (2 * batch * kv * keys * d * 2) as f64;
-    println!("{name:24} b {batch:2} keys {keys:6} {:>7.2} us {:>5.0} GB/s (with the op that joins the chain)", t * 1e6, bytes / t / 1e9);
+    println!(
+        "{name:24} b {batch:2} keys {keys:6} {:>7.2} us {:>5.0} GB/s (with the op that joins the chain)",
+        t * 1e6,
+        bytes / t / 1e9
+    );
 }
 
 fn main() {

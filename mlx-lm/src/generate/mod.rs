@@ -2,10 +2,18 @@
 //!
 //! Text (detokenising, stop strings, statistics) is in [`stream`]; many sequences at once are in `batch`.
 
+mod language;
 mod processors;
 mod sampler;
+mod stats;
+mod stop;
+mod stream;
 mod tokens;
 
+pub use language::{LanguageModel, gguf_options, load, load_with, tokenizer};
 pub use processors::{Processor, Processors};
 pub use sampler::Sampler;
+pub use stats::{Clock, Stats};
+pub use stop::StopStrings;
+pub use stream::{FinishReason, Response, StreamOptions, TextStream};
 pub use tokens::{Token, TokenOptions, Tokens, prefill};

@@ -134,8 +134,7 @@ fn dense(b: &Bench, w: DType, x: DType, m: usize, n: usize, k: usize) {
 #[allow(clippy::too_many_arguments)]
 fn attend(b: &Bench, t: DType, hq: usize, hk: usize, l: usize, s: usize, d: usize, dv: usize) {
     let name = format!("attention {} {hq}/{hk} heads d{d} q{l} k{s}", short(t));
-    let (q, k, v) =
-        (cast(t, &noise(hq * l * d)), cast(t, &noise(hk * s * d)), cast(t, &noise(hk * s * dv)));
+    let (q, k, v) = (cast(t, &noise(hq * l * d)), cast(t, &noise(hk * s * d)), cast(t, &noise(hk * s * dv)));
     let mut out = vec![0u8; hq * l * dv * t.size()];
     let a = Attention {
         q: View4::contiguous(view(&q, t), [1, hq, l, d]).unwrap(),

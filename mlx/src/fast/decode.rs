@@ -139,8 +139,7 @@ impl KvBuffers {
             self.own();
             let groups = self.keys.dim(0) * self.keys.dim(1);
             // small arrays live in memory that the host may touch: keep them larger
-            let counters =
-                self.counters.get_or_insert_with(|| crate::zeros([groups.max(64)], Dtype::Int32));
+            let counters = self.counters.get_or_insert_with(|| crate::zeros([groups.max(64)], Dtype::Int32));
             if let Some(out) = attention::attend(gpu, qkv, (&self.keys, &self.values), counters, place, a) {
                 *self.pending.get_mut() = Some(out.clone());
                 return out;
@@ -184,7 +183,10 @@ impl KvBuffers {
                 Place::At(n) => format!("slot {n}"),
                 Place::Rows(p) => format!("{p:?}"),
             };
-            refuse("attend", format!("qkv {:?}, keys {:?}, {place} do not belong to {a:?}", qkv.shape(), self.keys.shape()));
+            refuse(
+                "attend",
+                format!("qkv {:?}, keys {:?}, {place} do not belong to {a:?}", qkv.shape(), self.keys.shape()),
+            );
         }
     }
 
@@ -227,7 +229,8 @@ impl KvBuffers {
             }
             Some(cap) => {
                 let up = |x: &Array| crate::repeat(&x.astype(Dtype::Float32), h / hk, 1);
-                let s = (q.astype(Dtype::Float32).matmul(&up(&self.keys).swapaxes(-1, -2)) * a.scale / cap).tanh() * cap;
+                let s =
+                    (q.astype(Dtype::Float32).matmul(&up(&self.keys).swapaxes(-1, -2)) * a.scale / cap).tanh() * cap;
                 let mut s = crate::where_(&seen, &s, f32::NEG_INFINITY);
                 if let Some(sinks) = a.sinks {
                     let column = crate::repeat(&sinks.astype(Dtype::Float32).reshape([1, h, 1, 1]), b, 0);

@@ -43,11 +43,8 @@ fn check(c: &Case, places: &[Place]) {
         softcap: c.softcap,
         sinks: c.sinks.then_some(&sinks),
     };
-    let exact = DecodeAttention {
-        qk_norm: c.norm.then_some((&n32.0, &n32.1, 1e-6)),
-        sinks: c.sinks.then_some(&s32),
-        ..a
-    };
+    let exact =
+        DecodeAttention { qk_norm: c.norm.then_some((&n32.0, &n32.1, 1e-6)), sinks: c.sinks.then_some(&s32), ..a };
     let mut fast = KvBuffers::new(&k0 + 0, &v0 + 0);
     let mut slow = KvBuffers::new(wide(&k0), wide(&v0));
     let mut snapshot = None;
@@ -103,7 +100,9 @@ fn a_decode_step_equals_the_plain_form() {
     }
     fresh_seed();
     let at = [Place::At(0), Place::At(1), Place::At(15), Place::At(16), Place::At(300), Place::At(511)];
-    for (h, k, d) in [(4, 2, 64), (8, 1, 128), (6, 2, 96), (8, 4, 256), (8, 1, 256), (3, 3, 32), (14, 2, 64), (4, 4, 160)] {
+    for (h, k, d) in
+        [(4, 2, 64), (8, 1, 128), (6, 2, 96), (8, 4, 256), (8, 1, 256), (3, 3, 32), (14, 2, 64), (4, 4, 160)]
+    {
         check(&case(h, k, d), &at);
         check(&Case { norm: true, dtype: Dtype::Float16, ..case(h, k, d) }, &at[2..]);
     }

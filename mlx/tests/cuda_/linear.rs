@@ -51,7 +51,17 @@ fn act(gate: Gate, y: &Array) -> Array {
 }
 
 /// One product against float32 on the CPU.
-fn check(m: i32, k: i32, n: i32, q: Option<Quant>, dtype: Dtype, norm: bool, gate: Option<Gate>, sum: bool, bias: bool) {
+fn check(
+    m: i32,
+    k: i32,
+    n: i32,
+    q: Option<Quant>,
+    dtype: Dtype,
+    norm: bool,
+    gate: Option<Gate>,
+    sum: bool,
+    bias: bool,
+) {
     let rows = if gate.is_some() { 2 * n } else { n };
     let w = weight(&[rows, k], q, dtype);
     let x = normal(&[m, k], dtype, 1.0);

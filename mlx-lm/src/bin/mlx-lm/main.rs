@@ -1,1 +1,40 @@
-fn main() {}
+//! The command line `mlx-lm`: one file per verb. Everything that computes lives in the library.
+//!
+//! Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong usage.
+
+mod args;
+mod generate;
+mod ui;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Language models on MLX: generate, chat, measure.
+#[derive(Parser)]
+#[command(name = "mlx-lm", version, arg_required_else_help = true, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Answer one prompt.
+    Generate(generate::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    ui::log();
+    let result = match cli.verb {
+        Verb::Generate(args) => generate::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if ui::is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {}", ui::one_line(&e));
+            ExitCode::FAILURE
+        }
+    }
+}

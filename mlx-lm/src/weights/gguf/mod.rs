@@ -4,6 +4,7 @@ pub mod affine;
 pub mod arch;
 pub mod blocks;
 mod config;
+mod meta;
 pub mod model;
 mod parse;
 mod tokenizer;

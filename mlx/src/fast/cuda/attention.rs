@@ -45,7 +45,8 @@ impl Spec for Attention {
             (self.rows, "const int*", "place"),
         ];
         let parameters: String = optional.iter().filter(|o| o.0).map(|o| format!("{} {}, ", o.1, o.2)).collect();
-        let arguments: String = optional.iter().map(|o| if o.0 { format!("{}, ", o.2) } else { "nullptr, ".into() }).collect();
+        let arguments: String =
+            optional.iter().map(|o| if o.0 { format!("{}, ", o.2) } else { "nullptr, ".into() }).collect();
         let threads = self.warps * 32;
         format!(
             "#define HALF {}\n{COMMON}{ATTENTION}\nextern \"C\" __global__ void __launch_bounds__({threads}) {name}(\
@@ -122,7 +123,6 @@ pub(crate) fn attend(
     let part = [b * hk * splits * group * (d + 2)];
     let launch = Launch { grid: [splits, hk, b], threads: WARPS * 32, shared: 0 };
     // SAFETY: shapes were checked by the caller; slots lie within the buffers; `counters` has a word per group
-    let results =
-        unsafe { kernel.call(&inputs, &[(&out, qkv.dtype()), (&part, Dtype::Float32)], &scalars, launch) };
+    let results = unsafe { kernel.call(&inputs, &[(&out, qkv.dtype()), (&part, Dtype::Float32)], &scalars, launch) };
     results.into_iter().next()
 }

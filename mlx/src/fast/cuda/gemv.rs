@@ -103,7 +103,8 @@ impl Spec for Gemv {
             (self.indexed, "const u32*", "idx"),
         ];
         let parameters: String = optional.iter().filter(|o| o.0).map(|o| format!("{} {}, ", o.1, o.2)).collect();
-        let arguments: String = optional.iter().map(|o| if o.0 { format!("{}, ", o.2) } else { "nullptr, ".into() }).collect();
+        let arguments: String =
+            optional.iter().map(|o| if o.0 { format!("{}, ", o.2) } else { "nullptr, ".into() }).collect();
         let threads = u32::from(self.warps) * 32;
         // how many blocks shall share a multiprocessor's registers
         let blocks = if self.rows > 8 { 1 } else { 512 / threads };
@@ -190,7 +191,8 @@ pub(crate) fn gemv(
     let steps = if bytes <= 48000 { 0 } else { (bytes + 16383) / 16384 };
     let columns_of_blocks = (k + 127) / 128;
     let wide = format.unroll();
-    let unroll = if bound <= 8 && columns_of_blocks % wide == 0 && columns_of_blocks >= wide * warps { wide } else { 1 };
+    let unroll =
+        if bound <= 8 && columns_of_blocks % wide == 0 && columns_of_blocks >= wide * warps { wide } else { 1 };
     let spec = Gemv {
         format,
         f16: x.dtype() == Dtype::Float16,

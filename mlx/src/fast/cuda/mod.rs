@@ -4,8 +4,8 @@
 //! node of its graph. What the kernels compute is documented in their sources; the safe functions above them, with the
 //! plain form beside each, are in `linear` and `decode`.
 
-mod build;
 pub(crate) mod attention;
+mod build;
 pub(crate) mod gemv;
 mod kernel;
 

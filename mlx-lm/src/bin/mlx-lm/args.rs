@@ -1,0 +1,134 @@
+//! Arguments that several verbs share, with Python's names.
+
+use crate::ui::Wait;
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use mlx::Device;
+use mlx_lm::decoder::LoadOptions;
+use mlx_lm::generate::{Processors, Sampler};
+use mlx_lm::{LanguageModel, hub};
+use std::path::PathBuf;
+
+/// Which model, where.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// A directory, a .gguf file, or a hub id (org/name); the default is small and downloads by itself.
+    #[arg(long, default_value = hub::DEFAULT_MODEL, value_name = "PATH|ID")]
+    pub model: String,
+    /// Branch, tag or commit of a hub model.
+    #[arg(long)]
+    pub revision: Option<String>,
+    /// Where to compute; the GPU if there is one.
+    #[arg(long, value_enum)]
+    pub device: Option<DeviceArg>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum DeviceArg {
+    Cpu,
+    Gpu,
+}
+
+/// Makes `--device` the default of this thread.
+pub fn use_device(device: Option<DeviceArg>) -> Result<()> {
+    let Some(device) = device else { return Ok(()) };
+    let device = match device {
+        DeviceArg::Cpu => Device::Cpu,
+        DeviceArg::Gpu => Device::Gpu(0),
+    };
+    mlx::set_default_device(device).with_context(|| format!("device {device}"))
+}
+
+impl ModelArgs {
+    /// Where the model's files are; downloads them if need be.
+    pub fn find(&self) -> Result<PathBuf> {
+        Ok(hub::resolve(&self.model, self.revision.as_deref(), true)?.path)
+    }
+
+    /// The model and its tokenizer.
+    pub fn load(&self) -> Result<LanguageModel> {
+        use_device(self.device)?;
+        let path = self.find()?;
+        let mut wait = Wait::new("loading model");
+        let mut progress = |done, total| wait.at(done, total);
+        Ok(mlx_lm::load_with(path, LoadOptions { progress: Some(&mut progress), ..Default::default() })?)
+    }
+}
+
+/// How tokens are chosen.
+#[derive(Args)]
+pub struct SampleArgs {
+    /// Temperature; 0 takes the most likely token.
+    #[arg(long, default_value_t = 0.0)]
+    pub temp: f32,
+    /// Sample from the smallest set of tokens with this much probability.
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Drop tokens less likely than this share of the most likely one.
+    #[arg(long, default_value_t = 0.0)]
+    pub min_p: f32,
+    /// Sample from this many tokens; 0 is all.
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+    /// Tokens that min-p leaves in any case.
+    #[arg(long, default_value_t = 1)]
+    pub min_tokens_to_keep: usize,
+    /// Chance of leaving out the most likely tokens.
+    #[arg(long, default_value_t = 0.0)]
+    pub xtc_probability: f32,
+    /// Tokens above this probability may be left out.
+    #[arg(long, default_value_t = 0.0)]
+    pub xtc_threshold: f32,
+    /// Makes sampling repeatable.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Make tokens that were seen less likely by this factor.
+    #[arg(long)]
+    pub repetition_penalty: Option<f32>,
+    /// How many tokens back the penalties look.
+    #[arg(long, default_value_t = 20)]
+    pub repetition_context_size: usize,
+    /// Subtracted from the logits of tokens that were seen.
+    #[arg(long)]
+    pub presence_penalty: Option<f32>,
+    /// Subtracted from a token's logit for each time it was seen.
+    #[arg(long)]
+    pub frequency_penalty: Option<f32>,
+}
+
+impl SampleArgs {
+    pub fn sampler(&self, lm: &LanguageModel) -> Sampler {
+        let newline = lm.tokenizer.as_ref().and_then(|t| t.encode("\n", false).ok()).unwrap_or_default();
+        let mut sampler = Sampler::temperature(self.temp);
+        sampler.top_p = self.top_p;
+        sampler.min_p = self.min_p;
+        sampler.min_tokens_to_keep = self.min_tokens_to_keep;
+        sampler.top_k = self.top_k;
+        sampler.xtc_probability = self.xtc_probability;
+        sampler.xtc_threshold = self.xtc_threshold;
+        sampler.xtc_special_tokens = [newline, lm.eos()].concat();
+        match self.seed {
+            Some(seed) => sampler.seeded(seed),
+            None => sampler,
+        }
+    }
+
+    pub fn processors(&self) -> Processors {
+        let context = Some(self.repetition_context_size);
+        Processors {
+            logit_bias: Vec::new(),
+            repetition_penalty: self.repetition_penalty,
+            repetition_context: context,
+            presence_penalty: self.presence_penalty,
+            presence_context: context,
+            frequency_penalty: self.frequency_penalty,
+            frequency_context: context,
+        }
+    }
+}
+
+/// `1,2,3` (spaces are fine too).
+pub fn ids(text: &str) -> Result<Vec<u32>, String> {
+    let parts = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|p| !p.is_empty());
+    parts.map(|p| p.parse().map_err(|_| format!("{p:?} is not a token id"))).collect()
+}

@@ -1,0 +1,126 @@
+//! What the user sees: waits on stderr, text on stdout, one-line errors, Ctrl-C.
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// A wait shorter than this shows nothing.
+const PATIENCE: Duration = Duration::from_millis(800);
+
+/// One wait with a bar on a terminal, one line elsewhere, nothing when it is short.
+pub struct Wait {
+    what: &'static str,
+    start: Instant,
+    bar: Option<ProgressBar>,
+    told: bool,
+}
+
+impl Wait {
+    pub fn new(what: &'static str) -> Self {
+        Wait { what, start: Instant::now(), bar: None, told: false }
+    }
+
+    /// `done` of `total` steps are behind us.
+    pub fn at(&mut self, done: usize, total: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done as u64);
+        } else if !self.told && (self.start.elapsed() > PATIENCE || done == 0) {
+            if io::stderr().is_terminal() {
+                let bar = ProgressBar::new(total as u64);
+                let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {elapsed}");
+                bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+                bar.set_message(self.what);
+                bar.set_position(done as u64);
+                // the elapsed time moves while a step takes long
+                bar.enable_steady_tick(Duration::from_millis(250));
+                self.bar = Some(bar);
+            } else if self.start.elapsed() > PATIENCE {
+                eprintln!("{}: {done}/{total}", self.what);
+                self.told = true;
+            }
+        }
+        if done >= total {
+            self.clear();
+        }
+    }
+
+    fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        self.told = true;
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// Writes text to stdout at once.
+pub fn say(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("stdout")
+}
+
+/// Writes a line to stdout.
+pub fn line(text: impl std::fmt::Display) -> Result<()> {
+    say(&format!("{text}\n"))
+}
+
+/// Writes one JSON object to stdout.
+pub fn json(value: &impl serde::Serialize) -> Result<()> {
+    line(serde_json::to_string(value)?)
+}
+
+/// The reader of our output went away.
+pub fn is_broken_pipe(e: &anyhow::Error) -> bool {
+    e.chain().any(|c| c.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}
+
+/// An error and its causes as one line.
+pub fn one_line(e: &anyhow::Error) -> String {
+    format!("{e:#}").lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// Warnings (and, with `RUST_LOG`, more) to stderr.
+pub fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).without_time().init();
+}
+
+static LISTENING: AtomicBool = AtomicBool::new(false);
+static PRESSED: AtomicBool = AtomicBool::new(false);
+
+/// Ctrl-C ends the process, except while a generation listens: then the first one only ends that.
+pub fn catch_ctrl_c() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if !LISTENING.load(Ordering::SeqCst) || PRESSED.swap(true, Ordering::SeqCst) {
+            std::process::exit(1);
+        }
+    })
+    .context("Ctrl-C")
+}
+
+/// Asks whether Ctrl-C was pressed, for as long as it lives.
+pub struct CtrlC(());
+
+impl CtrlC {
+    pub fn listen() -> Self {
+        PRESSED.store(false, Ordering::SeqCst);
+        LISTENING.store(true, Ordering::SeqCst);
+        CtrlC(())
+    }
+    pub fn pressed(&self) -> bool {
+        PRESSED.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for CtrlC {
+    fn drop(&mut self) {
+        LISTENING.store(false, Ordering::SeqCst);
+    }
+}
