@@ -21,6 +21,7 @@
 extern crate self as mlx;
 
 mod array;
+mod cpu;
 mod device;
 mod dtype;
 mod error;
@@ -34,6 +35,7 @@ pub mod linalg;
 pub mod memory;
 pub mod nn;
 mod ops;
+pub mod plain;
 mod promote;
 pub mod random;
 mod scalar;

@@ -120,6 +120,8 @@ thread_local! {
     static THREAD: ThreadStreams = const { ThreadStreams { defaults: RefCell::new(Vec::new()), device: Cell::new(None) } };
     /// The raw handle of the current stream, null before the first use; kept alive by `THREAD` or by a scope.
     static CURRENT: Cell<*mut std::ffi::c_void> = const { Cell::new(std::ptr::null_mut()) };
+    /// Whether that stream is the CPU's.
+    static ON_CPU: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The current stream's C handle.
@@ -130,8 +132,19 @@ pub(crate) fn current() -> sys::mlx_stream {
         return sys::mlx_stream { ctx };
     }
     let stream = default_stream();
-    CURRENT.set(stream.inner.raw.ctx);
+    enter(&stream);
     stream.inner.raw
+}
+
+fn enter(stream: &Stream) {
+    CURRENT.set(stream.inner.raw.ctx);
+    ON_CPU.set(stream.device() == Device::Cpu);
+}
+
+/// Whether the current stream is the CPU's.
+pub(crate) fn is_cpu() -> bool {
+    current();
+    ON_CPU.get()
 }
 
 /// The stream that ops of this thread go to outside of any `with_stream` scope.
@@ -148,7 +161,7 @@ pub fn set_default_device(device: Device) -> Result<()> {
     THREAD.with(|t| {
         let stream = t.default_of(device)?;
         t.device.set(Some(device));
-        CURRENT.set(stream.inner.raw.ctx);
+        enter(&stream);
         Ok(())
     })
 }
@@ -165,15 +178,17 @@ thread_local! { static SCOPES: RefCell<Vec<Stream>> = const { RefCell::new(Vec::
 
 /// Runs `f` with all its ops on `stream` (`with mx.stream(s):`).
 pub fn with_stream<R>(stream: &Stream, f: impl FnOnce() -> R) -> R {
-    struct Scope(*mut std::ffi::c_void);
+    struct Scope(*mut std::ffi::c_void, bool);
     impl Drop for Scope {
         fn drop(&mut self) {
             CURRENT.set(self.0);
+            ON_CPU.set(self.1);
             SCOPES.with(|s| s.borrow_mut().pop());
         }
     }
     SCOPES.with(|s| s.borrow_mut().push(stream.clone()));
-    let _scope = Scope(CURRENT.replace(stream.inner.raw.ctx));
+    let _scope = Scope(CURRENT.get(), ON_CPU.get());
+    enter(stream);
     f()
 }
 

@@ -7,6 +7,7 @@ mod linear;
 pub use decode::{DecodeAttention, KvBuffers, Place, Rotation};
 pub use linear::{Fused, Gate, Matrix, embed, expert_linear, linear, linear_plain};
 
+pub use crate::cpu::Gate;
 use crate::error::refuse;
 use crate::{Array, ffi};
 use mlx_sys as sys;
@@ -14,8 +15,7 @@ use mlx_sys as sys;
 /// x / rms(x) * weight over the last axis, computed in float32 (`mx.fast.rms_norm`).
 #[track_caller]
 pub fn rms_norm(x: &Array, weight: Option<&Array>, eps: f32) -> Array {
-    // SAFETY: valid or null handles where null is allowed
-    ffi::op("rms_norm", &[x], |res, s| unsafe { sys::mlx_fast_rms_norm(res, x.raw, ffi::nullable(weight), eps, s) })
+    crate::cpu::rms_norm(x, weight, eps).unwrap_or_else(|| crate::plain::rms_norm(x, weight, eps))
 }
 
 /// (x - mean) / std * weight + bias over the last axis (`mx.fast.layer_norm`).
@@ -25,6 +25,26 @@ pub fn layer_norm(x: &Array, weight: Option<&Array>, bias: Option<&Array>, eps: 
     ffi::op("layer_norm", &[x], |res, s| unsafe {
         sys::mlx_fast_layer_norm(res, x.raw, ffi::nullable(weight), ffi::nullable(bias), eps, s)
     })
+}
+
+/// x [.., K] @ w [N, K].T, the product of a linear layer.
+#[track_caller]
+pub fn linear(x: &Array, w: &Array) -> Array {
+    crate::cpu::linear(x, w).unwrap_or_else(|| x.matmul(&w.t()))
+}
+
+/// x [.., 1 or K, M, in] @ w [E, out, in].T of each index [.., K]: the product of a layer of experts.
+///
+/// Indices out of range are clipped; `sorted` says that they ascend.
+#[track_caller]
+pub fn gather_linear(x: &Array, w: &Array, indices: &Array, sorted: bool) -> Array {
+    crate::cpu::gather_linear(x, w, indices).unwrap_or_else(|| crate::plain::gather_linear(x, w, indices, sorted))
+}
+
+/// act(gate) * up, the middle of a gated MLP.
+#[track_caller]
+pub fn gated(act: Gate, gate: &Array, up: &Array) -> Array {
+    crate::cpu::gated(act, gate, up).unwrap_or_else(|| crate::plain::gated(act, gate, up))
 }
 
 /// Options of [`rope`].
@@ -70,16 +90,8 @@ impl<'a> From<&'a Array> for Offset<'a> {
 /// Rotary position embedding of x [B, ..., L, D] (`mx.fast.rope`).
 #[track_caller]
 pub fn rope<'o>(x: &Array, rope: Rope<'_>, offset: impl Into<Offset<'o>>) -> Array {
-    let Rope { dims, traditional, base, scale, freqs } = rope;
-    let base = ffi::optional_float(freqs.is_none().then_some(base));
-    let freqs = ffi::nullable(freqs);
-    // SAFETY: valid or null handles where null is allowed
-    ffi::op("rope", &[x], |res, s| unsafe {
-        match offset.into() {
-            Offset::At(n) => sys::mlx_fast_rope(res, x.raw, dims, traditional, base, scale, n, freqs, s),
-            Offset::Array(o) => sys::mlx_fast_rope_dynamic(res, x.raw, dims, traditional, base, scale, o.raw, freqs, s),
-        }
-    })
+    let offset = offset.into();
+    crate::cpu::rope(x, rope, offset).unwrap_or_else(|| crate::plain::rope(x, rope, offset))
 }
 
 /// Which keys a query sees.
@@ -113,27 +125,7 @@ pub struct Sdpa<'a> {
 /// softmax(scale * q k^T + mask) v for q [B, H, L, D], k [B, Hkv, S, D], v [B, Hkv, S, Dv]; H is a multiple of Hkv.
 #[track_caller]
 pub fn scaled_dot_product_attention(q: &Array, k: &Array, v: &Array, o: Sdpa<'_>) -> Array {
-    let (mode, mask) = match o.mask {
-        None | Some(Mask::None) => (c"", crate::array::NULL),
-        Some(Mask::Causal) => (c"causal", crate::array::NULL),
-        Some(Mask::Array(a)) => (c"array", a.raw),
-    };
-    let sinks = ffi::nullable(o.sinks);
-    // SAFETY: valid or null handles where null is allowed
-    ffi::op("scaled_dot_product_attention", &[q, k, v], |res, s| unsafe {
-        sys::mlx_fast_scaled_dot_product_attention(
-            res,
-            q.raw,
-            k.raw,
-            v.raw,
-            o.scale,
-            mode.as_ptr(),
-            mask,
-            sinks,
-            o.force_fused,
-            s,
-        )
-    })
+    crate::cpu::sdpa(q, k, v, o).unwrap_or_else(|| crate::plain::sdpa(q, k, v, o))
 }
 
 /// Cross entropy of logits [..., V] and integer targets [...], which must lie in 0..V: they are clipped to it.

@@ -53,8 +53,11 @@ impl Linear {
     #[track_caller]
     fn base(&self, x: &Array) -> Array {
         match (&self.bias, &self.weight.packed) {
-            (Some(b), None) => addmm(b, x, &self.weight.weight.t(), 1.0, 1.0),
-            (Some(b), Some(_)) => self.weight.matmul(x) + b.value(),
+            // in one op where it is float32's BLAS or a GPU
+            (Some(b), None) if x.dtype().size() > 2 || !crate::stream::is_cpu() => {
+                addmm(b, x, &self.weight.weight.t(), 1.0, 1.0)
+            }
+            (Some(b), _) => self.weight.matmul(x) + b.value(),
             (None, _) => self.weight.matmul(x),
         }
     }

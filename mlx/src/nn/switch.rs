@@ -4,7 +4,7 @@ use super::adapter::Adapter;
 use super::module::{LayerMut, Module, Param, Path};
 use super::weight::Weight;
 use crate::error::refuse;
-use crate::{Array, Device, Dtype, Gather, Quant, gather_mm, gather_qmm, random};
+use crate::{Array, Dtype, Gather, Quant, gather_qmm, random};
 
 /// y = x W[e].T + b[e] for chosen experts e (`SwitchLinear`, `QuantizedSwitchLinear`, `LoRASwitchLinear`).
 ///
@@ -44,7 +44,7 @@ impl SwitchLinear {
     #[track_caller]
     pub fn forward(&self, x: &Array, indices: &Array, sorted: bool) -> Array {
         let mut y = match &self.weight.packed {
-            None => expert_mm(x, &self.weight.weight, indices, sorted),
+            None => crate::fast::gather_linear(x, &self.weight.weight, indices, sorted),
             Some(p) => {
                 let gather = Gather { rhs: Some(indices), sorted, ..Gather::default() };
                 gather_qmm(x, &self.weight.weight, &p.scales, p.biases.as_deref(), gather, true, p.quant)
@@ -56,8 +56,8 @@ impl SwitchLinear {
         match &self.adapter {
             None => y,
             Some(a) => {
-                let z = expert_mm(&a.drop_some(x), &a.lora_a, indices, sorted);
-                let z = expert_mm(&z, &a.lora_b, indices, sorted);
+                let z = crate::fast::gather_linear(&a.drop_some(x), &a.lora_a, indices, sorted);
+                let z = crate::fast::gather_linear(&z, &a.lora_b, indices, sorted);
                 y + (z * a.scale).astype(x.dtype())
             }
         }
@@ -147,17 +147,6 @@ impl SwitchLinear {
             self.weight.quantize(q);
         }
     }
-}
-
-/// x[..] @ w[e].T per index. MLX's CPU kernel knows float32 only and ends the process otherwise.
-#[track_caller]
-fn expert_mm(x: &Array, w: &Array, indices: &Array, sorted: bool) -> Array {
-    let dtype = if x.dtype() == w.dtype() { x.dtype() } else { Dtype::Float32 };
-    if crate::default_device() == Device::Cpu && dtype != Dtype::Float32 {
-        let wt = w.swapaxes(-1, -2).astype(Dtype::Float32);
-        return gather_mm(&x.astype(Dtype::Float32), &wt, None, Some(indices), sorted).astype(dtype);
-    }
-    gather_mm(x, &w.swapaxes(-1, -2), None, Some(indices), sorted)
 }
 
 impl Module for SwitchLinear {

@@ -53,7 +53,7 @@ impl Weight {
     #[track_caller]
     pub fn matmul(&self, x: &Array) -> Array {
         match &self.packed {
-            None => x.matmul(&self.weight.t()),
+            None => crate::fast::linear(x, &self.weight),
             Some(p) => crate::quantized_matmul(x, &self.weight, &p.scales, p.biases.as_deref(), true, p.quant),
         }
     }

@@ -33,7 +33,7 @@ impl QuantMode {
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Affine, Self::Mxfp4, Self::Mxfp8, Self::Nvfp4].into_iter().find(|m| m.name() == name)
     }
-    fn c(self) -> &'static CStr {
+    pub(crate) fn c(self) -> &'static CStr {
         match self {
             QuantMode::Affine => c"affine",
             QuantMode::Mxfp4 => c"mxfp4",
@@ -95,7 +95,7 @@ impl Quant {
             refuse(op, format!("{self:?} is not supported"));
         }
     }
-    fn c(self) -> (sys::mlx_optional_int, sys::mlx_optional_int, *const std::ffi::c_char) {
+    pub(crate) fn c(self) -> (sys::mlx_optional_int, sys::mlx_optional_int, *const std::ffi::c_char) {
         (ffi::optional_int(Some(self.group_size)), ffi::optional_int(Some(self.bits)), self.mode.c().as_ptr())
     }
 }
@@ -193,11 +193,8 @@ pub fn quantized_matmul(
 ) -> Array {
     q.check("quantized_matmul");
     check_packed("quantized_matmul", w, scales, biases, q);
-    let (g, b, m) = q.c();
-    // SAFETY: valid or null handles where null is allowed
-    ffi::op("quantized_matmul", &[x, w, scales], |res, s| unsafe {
-        sys::mlx_quantized_matmul(res, x.raw, w.raw, scales.raw, ffi::nullable(biases), transpose, g, b, m, s)
-    })
+    let fast = if transpose { crate::cpu::quantized_matmul(x, w, scales, biases, q) } else { None };
+    fast.unwrap_or_else(|| crate::plain::quantized_matmul(x, w, scales, biases, transpose, q))
 }
 
 /// Which matrices of a batch [`gather_qmm`] multiplies.
@@ -224,27 +221,10 @@ pub fn gather_qmm(
 ) -> Array {
     q.check("gather_qmm");
     check_packed("gather_qmm", w, scales, biases, q);
-    let (g, b, m) = q.c();
-    let (l, r) = (batch_indices("gather_qmm", x, gather.lhs), batch_indices("gather_qmm", w, gather.rhs));
-    let (l, r) = (ffi::nullable(l.as_ref()), ffi::nullable(r.as_ref()));
-    // SAFETY: valid or null handles where null is allowed; indices are in range
-    ffi::op("gather_qmm", &[x, w, scales], |res, s| unsafe {
-        sys::mlx_gather_qmm(
-            res,
-            x.raw,
-            w.raw,
-            scales.raw,
-            ffi::nullable(biases),
-            l,
-            r,
-            transpose,
-            g,
-            b,
-            m,
-            gather.sorted,
-            s,
-        )
-    })
+    let (lhs, rhs) = (batch_indices("gather_qmm", x, gather.lhs), batch_indices("gather_qmm", w, gather.rhs));
+    let gather = Gather { lhs: lhs.as_ref(), rhs: rhs.as_ref(), sorted: gather.sorted };
+    let fast = if transpose { crate::cpu::gather_qmm(x, w, scales, biases, gather, q) } else { None };
+    fast.unwrap_or_else(|| crate::plain::gather_qmm(x, w, scales, biases, gather, transpose, q))
 }
 
 /// Weights of [`qqmm`]: dense, or packed with their scales.

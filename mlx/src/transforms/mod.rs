@@ -5,7 +5,7 @@
 //! [`catch`](crate::catch) sees an op's error as everywhere.
 
 mod autograd;
-mod closure;
+pub(crate) mod closure;
 mod compile;
 mod custom;
 mod eval;

@@ -1,0 +1,112 @@
+//! SIMD kernels of `mlx-kernels` in the place of MLX's own CPU ops: packed and 16-bit products, attention, norms, rope,
+//! gated activations.
+//!
+//! Each op asks here first; what a kernel does not take (another device, dtype, shape) goes to MLX. A kernel runs as an
+//! MLX primitive on MLX's worker thread. Derivatives, `vmap` and shapeless compilation use the plain op, which is also
+//! the oracle of its tests.
+
+mod attention;
+mod products;
+mod rows;
+mod view;
+
+pub(crate) use attention::{rope, sdpa};
+pub(crate) use products::{gather_linear, gather_qmm, linear, quantized_matmul};
+pub use rows::Gate;
+pub(crate) use rows::{gated, rms_norm};
+
+use crate::ffi::{self, VectorArray};
+use crate::transforms::closure::Closure;
+use crate::{Array, Dtype, stream};
+use mlx_sys as sys;
+use std::ffi::{CStr, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use view::View;
+
+type Kernel = dyn Fn(&[View<'_>], &[View<'_>]) -> Result<(), String> + Send + Sync;
+
+/// Whether ops of the current stream run on the CPU.
+pub(crate) fn is_current() -> bool {
+    stream::is_cpu()
+}
+
+/// Whether kernels take this element type.
+pub(crate) fn takes(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
+}
+
+/// Queues a kernel with one output. `strided` has a bit for each input that the kernel takes as it lies.
+#[track_caller]
+fn op(
+    name: &'static CStr,
+    inputs: &[&Array],
+    output: (&[i32], Dtype),
+    strided: u64,
+    kernel: impl Fn(&[View<'_>], &[View<'_>]) -> Result<(), String> + Send + Sync + 'static,
+    fallback: impl Fn(&[Array]) -> Array + 'static,
+) -> Array {
+    let text = name.to_str().unwrap_or_default();
+    let v = VectorArray::from_arrays(inputs.iter().copied());
+    let fallback = Closure::owned(move |x| vec![fallback(x)]);
+    let kernel: Box<Box<Kernel>> = Box::new(Box::new(kernel));
+    let payload = Box::into_raw(kernel).cast::<c_void>();
+    let (shape, ndim, dtype) = (output.0.as_ptr(), output.0.len(), output.1.raw());
+    let mut out = ffi::op_many(text, inputs, |res, s| {
+        // SAFETY: one output described by live locals; the payload matches `run` and `free` and is C's from here on
+        unsafe {
+            sys::mlxs_cpu_op(
+                res,
+                name.as_ptr(),
+                v.raw,
+                &shape,
+                &ndim,
+                &dtype,
+                1,
+                run,
+                payload,
+                Some(free),
+                strided,
+                fallback.raw,
+                s,
+            )
+        }
+    });
+    match out.pop() {
+        Some(a) => a,
+        None => crate::error::refuse(text, "the kernel has no output"),
+    }
+}
+
+unsafe extern "C" fn run(
+    inputs: *const sys::mlxs_view,
+    n_in: usize,
+    outputs: *const sys::mlxs_view,
+    n_out: usize,
+    payload: *mut c_void,
+) -> c_int {
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: the payload that `op` made; the views live for this call
+        let (kernel, inputs, outputs) = unsafe {
+            (
+                &*payload.cast::<Box<Kernel>>(),
+                std::slice::from_raw_parts(inputs, n_in),
+                std::slice::from_raw_parts(outputs, n_out),
+            )
+        };
+        kernel(&wrap(inputs), &wrap(outputs))
+    }));
+    match result {
+        Ok(Ok(())) => 0,
+        Ok(Err(_)) => 1,
+        Err(_) => 2,
+    }
+}
+
+fn wrap(views: &[sys::mlxs_view]) -> smallvec::SmallVec<[View<'_>; 6]> {
+    views.iter().map(View::new).collect()
+}
+
+unsafe extern "C" fn free(payload: *mut c_void) {
+    // SAFETY: the pointer that `op` gave away, freed once
+    drop(unsafe { Box::from_raw(payload.cast::<Box<Kernel>>()) });
+}
