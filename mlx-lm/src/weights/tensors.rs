@@ -12,7 +12,12 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone)]
 enum Tensor {
     /// `from`: its name in the checkpoint, which reads (or converts) it when it is taken.
-    Stored { checkpoint: Checkpoint, from: String, dtype: Dtype, shape: Vec<i32> },
+    Stored {
+        checkpoint: Checkpoint,
+        from: String,
+        dtype: Dtype,
+        shape: Vec<i32>,
+    },
     Array(Array),
 }
 

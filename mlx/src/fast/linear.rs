@@ -5,7 +5,7 @@
 //! kernel for minutes and runs it at a fraction of the card's speed; everything else is composed of plain ops.
 
 use super::cuda::gemv::{self, Experts};
-use super::{cuda, rms_norm};
+use super::{Gate, cuda, rms_norm};
 use crate::error::refuse;
 use crate::{Array, Dtype, Gather, Quant, dequantize, gather_mm, gather_qmm, quantized_matmul};
 
@@ -51,33 +51,6 @@ impl<'a> Matrix<'a> {
             && w.dtype() == Dtype::Uint32
             && self.scales.is_some_and(|s| groups(s) && s.dim(-1) * q.group_size == self.inputs())
             && self.biases.is_none_or(|b| Some(b.shape()) == self.scales.map(Array::shape))
-    }
-}
-
-/// The activation of a gated pair.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
-    /// silu(gate) * up
-    Silu,
-    /// gelu(gate) * up, tanh approximation
-    GeluTanh,
-}
-
-impl Gate {
-    pub(super) fn code(self) -> u8 {
-        match self {
-            Gate::Silu => 1,
-            Gate::GeluTanh => 2,
-        }
-    }
-    fn apply(self, gate: &Array, up: &Array) -> Array {
-        match self {
-            Gate::Silu => gate * gate.sigmoid() * up,
-            Gate::GeluTanh => {
-                let c = (gate + gate * gate * gate * 0.044715) * 0.797_884_6;
-                gate * 0.5 * (c.tanh() + 1.0) * up
-            }
-        }
     }
 }
 
@@ -173,7 +146,7 @@ fn plain(x: &Array, w: Matrix<'_>, f: Fused<'_>) -> Array {
 fn halves(y: &Array, gate: Gate) -> Array {
     let parts = y.split(2, -1);
     match parts.as_slice() {
-        [g, u] => gate.apply(g, u),
+        [g, u] => super::gated(gate, g, u),
         _ => refuse("linear", "a gated product has two halves"),
     }
 }
@@ -181,7 +154,9 @@ fn halves(y: &Array, gate: Gate) -> Array {
 /// x @ w.T, on CUDA in dense form where MLX's quantised kernel is slow.
 #[track_caller]
 fn product(x: &Array, w: &Matrix<'_>) -> Array {
-    let (Some(q), Some(scales)) = (w.quant, w.scales) else { return x.matmul(&w.weight.swapaxes(-1, -2)) };
+    let (Some(q), Some(scales)) = (w.quant, w.scales) else {
+        return crate::cpu::linear(x, w.weight).unwrap_or_else(|| x.matmul(&w.weight.swapaxes(-1, -2)));
+    };
     let rows: i32 = x.shape()[..x.ndim().saturating_sub(1)].iter().product();
     if rows >= MANY_ROWS && cuda::is_half(x.dtype()) && cuda::current_gpu().is_some() && !cuda::is_traced(x) {
         let dense = dequantize(w.weight, scales, w.biases, q, Some(x.dtype()));

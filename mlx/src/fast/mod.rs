@@ -5,7 +5,7 @@ mod decode;
 mod linear;
 
 pub use decode::{DecodeAttention, KvBuffers, Place, Rotation};
-pub use linear::{Fused, Gate, Matrix, embed, expert_linear, linear, linear_plain};
+pub use linear::{Fused, Matrix, embed, expert_linear, linear, linear_plain};
 
 pub use crate::cpu::Gate;
 use crate::error::refuse;
@@ -25,12 +25,6 @@ pub fn layer_norm(x: &Array, weight: Option<&Array>, bias: Option<&Array>, eps: 
     ffi::op("layer_norm", &[x], |res, s| unsafe {
         sys::mlx_fast_layer_norm(res, x.raw, ffi::nullable(weight), ffi::nullable(bias), eps, s)
     })
-}
-
-/// x [.., K] @ w [N, K].T, the product of a linear layer.
-#[track_caller]
-pub fn linear(x: &Array, w: &Array) -> Array {
-    crate::cpu::linear(x, w).unwrap_or_else(|| x.matmul(&w.t()))
 }
 
 /// x [.., 1 or K, M, in] @ w [E, out, in].T of each index [.., K]: the product of a layer of experts.

@@ -2,7 +2,7 @@
 
 use super::module::{Param, Path};
 use crate::error::refuse;
-use crate::{Array, Quant};
+use crate::{Array, Quant, fast};
 
 /// A weight [..., out, in], dense or quantised along its last axis.
 #[derive(Debug, Clone)]
@@ -52,9 +52,14 @@ impl Weight {
     /// x @ weight.T for a weight [out, in].
     #[track_caller]
     pub fn matmul(&self, x: &Array) -> Array {
+        fast::linear(x, self.matrix(), fast::Fused::default())
+    }
+
+    /// The weight as fused ops take it.
+    pub fn matrix(&self) -> fast::Matrix<'_> {
         match &self.packed {
-            None => crate::fast::linear(x, &self.weight),
-            Some(p) => crate::quantized_matmul(x, &self.weight, &p.scales, p.biases.as_deref(), true, p.quant),
+            None => fast::Matrix::dense(&self.weight),
+            Some(p) => fast::Matrix::quantized(&self.weight, &p.scales, p.biases.as_deref(), p.quant),
         }
     }
 

@@ -2,7 +2,8 @@
 
 use super::kernel::{Kernel, Launch, Scalar};
 use super::{COMMON, EMBED, FORMATS, GEMV, Gpu, Spec, Table, is_half, kernel};
-use crate::fast::linear::{Fused, Gate, Matrix};
+use crate::fast::Gate;
+use crate::fast::linear::{Fused, Matrix};
 use crate::{Array, Dtype, QuantMode};
 use smallvec::SmallVec;
 use std::rc::Rc;
@@ -202,7 +203,7 @@ pub(crate) fn gemv(
         shared,
         shared_steps: steps as u8,
         norm: f.norm.is_some(),
-        gate: f.gate.map_or(0, Gate::code),
+        gate: f.gate.map_or(0, code),
         bias: m.bias.is_some(),
         residual: f.residual.is_some(),
         indexed: experts.is_some(),
@@ -296,4 +297,12 @@ pub(crate) fn embed(gpu: &Gpu, ids: &Array, m: &Matrix, k: i32, dtype: Dtype, sc
     let launch = Launch { grid: [count, 1, 1], threads: 128, shared: 0 };
     // SAFETY: one block an id; ids are clipped to the table's rows
     unsafe { kernel.call(&inputs, &[(&shape, dtype)], &scalars, launch) }.into_iter().next()
+}
+
+/// The activation as the kernel numbers it.
+fn code(gate: Gate) -> u8 {
+    match gate {
+        Gate::Silu => 1,
+        Gate::GeluTanh => 2,
+    }
 }
