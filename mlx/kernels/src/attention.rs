@@ -2,12 +2,13 @@
 //! share a key head are processed together; with few of them (decode) the keys are split between threads and partial results merged.
 
 use crate::data::{Floats, Out, Scratch, View4, View4Mut, check_span};
+use crate::decode::widen;
 use crate::error::{Error, Result, room, same};
 use crate::gemm::{panel_rows, tile};
 use crate::isa::{Isa, Kernel};
 use crate::pool::{parallel, threads};
 use crate::scratch::Temp;
-use crate::simd::{Simd, exp, narrow_row, transpose, widen_row, with_elem};
+use crate::simd::{Simd, add_row, exp, narrow_row, transpose, widen_row, with_elem};
 
 /// Keys in a block.
 const KEYS: usize = 64;
@@ -21,9 +22,15 @@ const SPLIT: usize = 256;
 pub enum Mask<'a> {
     None,
     /// Nonzero bytes are seen.
-    Bool { data: &'a [u8], strides: [usize; 4] },
+    Bool {
+        data: &'a [u8],
+        strides: [usize; 4],
+    },
     /// Added to the scaled scores.
-    Add { data: Floats<'a>, strides: [usize; 4] },
+    Add {
+        data: Floats<'a>,
+        strides: [usize; 4],
+    },
 }
 
 /// Arguments of [`attention`].
@@ -134,7 +141,11 @@ unsafe fn run(isa: Isa, a: &Attention<'_>, out: Out, out_strides: [usize; 4]) {
     let small = rows * s * (a.q.dims[3] + dv) * b * hk < 32 << 10;
     // SAFETY: each task has its own state, and its own rows of the result.
     let each = |i: usize| unsafe { isa.run(job(i)) };
-    if small { (0..tasks * parts).for_each(each) } else { parallel(tasks * parts, each) }
+    if small {
+        (0..tasks * parts).for_each(each)
+    } else {
+        parallel(tasks * parts, each)
+    }
     if parts > 1 {
         parallel(tasks, |t| {
             let mut first = job(t * parts);
@@ -363,7 +374,8 @@ impl Panel<'_> {
             let row = self.scores.add(m * KEYS);
             let (h, l) = self.job.row(self.r0 + m);
             let (lo, hi) = self.job.limits(l);
-            let (lo, hi) = (lo.clamp(self.j0, self.j0 + self.n) - self.j0, hi.clamp(self.j0, self.j0 + self.n) - self.j0);
+            let (lo, hi) =
+                (lo.clamp(self.j0, self.j0 + self.n) - self.j0, hi.clamp(self.j0, self.j0 + self.n) - self.j0);
             let b = self.job.batch;
             match self.job.a.mask {
                 Mask::None => {}
@@ -377,8 +389,14 @@ impl Panel<'_> {
                 }
                 Mask::Add { data, strides } => {
                     let at = b * strides[0] + h * strides[1] + l * strides[2] + self.j0 * strides[3];
-                    for j in lo..hi {
-                        *row.add(j) += data.value(at + j * strides[3]);
+                    if strides[3] == 1 {
+                        let mut t = [0f32; KEYS];
+                        widen::<S>(data, at + lo, hi - lo, t.as_mut_ptr());
+                        add_row::<S>(row.add(lo), t.as_ptr(), hi - lo);
+                    } else {
+                        for j in lo..hi {
+                            *row.add(j) += data.value(at + j * strides[3]);
+                        }
                     }
                 }
             }

@@ -144,16 +144,6 @@ impl Out {
     pub fn at(&self, i: usize) -> *mut u8 {
         self.ptr.wrapping_add(i * self.dtype.size())
     }
-    /// # Safety: element `i` is inside and no other thread writes it.
-    pub unsafe fn set(&self, i: usize, v: f32) {
-        unsafe {
-            match self.dtype {
-                DType::F32 => (self.ptr as *mut f32).add(i).write_unaligned(v),
-                DType::F16 => (self.ptr as *mut f16).add(i).write_unaligned(f16::from_f32(v)),
-                DType::BF16 => (self.ptr as *mut bf16).add(i).write_unaligned(bf16::from_f32(v)),
-            }
-        }
-    }
 }
 
 /// Scratch memory shared between threads that write disjoint parts.

@@ -38,7 +38,12 @@ pub unsafe fn group_row<S: Simd>(q: &Quantized<'_>, row: usize, g0: usize, n: us
 
 #[inline(always)]
 unsafe fn decode_code<S: Simd, const CODE: u32>(
-    mut p: *const u8, group: usize, s: *const f32, b: *const f32, n: usize, out: *mut f32,
+    mut p: *const u8,
+    group: usize,
+    s: *const f32,
+    b: *const f32,
+    n: usize,
+    out: *mut f32,
 ) {
     unsafe {
         let step = crate::simd::bits(CODE) * S::N / 8;
@@ -160,4 +165,3 @@ pub unsafe fn row_bf16<S: Simd>(w: &Matrix<'_>, row: usize, k0: usize, n: usize,
         }
     }
 }
-

@@ -7,7 +7,7 @@ use crate::decode::{group_row, matrix_row, row_bf16, widen};
 use crate::isa::{Isa, Kernel};
 use crate::quant::Matrix;
 use crate::scratch::Temp;
-use crate::simd::{Simd, store_upto, transpose, with_elem};
+use crate::simd::{Simd, add_row, narrow_row, transpose, with_elem};
 
 /// Depth of a panel: what stays in the first cache together with a panel of x.
 pub(crate) const KC: usize = 256;
@@ -24,7 +24,13 @@ pub(crate) fn block_cols(isa: Isa) -> usize {
 /// acc[m][n] over k steps: `a[k * lda + m * rs]` (broadcast) times `b[k * ldb + n]`.
 #[inline(always)]
 pub(crate) unsafe fn tile<S: Simd, const M: usize, const NV: usize>(
-    a: *const f32, rs: usize, lda: usize, b: *const f32, ldb: usize, k: usize, acc: &mut [[S::F; NV]; M],
+    a: *const f32,
+    rs: usize,
+    lda: usize,
+    b: *const f32,
+    ldb: usize,
+    k: usize,
+    acc: &mut [[S::F; NV]; M],
 ) {
     unsafe {
         for i in 0..k {
@@ -45,7 +51,12 @@ pub(crate) unsafe fn tile<S: Simd, const M: usize, const NV: usize>(
 /// As [`tile`] over pairs of bf16, one pair per step.
 #[inline(always)]
 unsafe fn tile_bf16<S: Simd, const M: usize, const NV: usize>(
-    a: *const u32, lda: usize, b: *const u32, ldb: usize, k: usize, acc: &mut [[S::F; NV]; M],
+    a: *const u32,
+    lda: usize,
+    b: *const u32,
+    ldb: usize,
+    k: usize,
+    acc: &mut [[S::F; NV]; M],
 ) {
     unsafe {
         for i in 0..k {
@@ -172,7 +183,7 @@ impl Kernel for Gemm<'_> {
             let panels = m.div_ceil(p.rows);
             // result block, decoded rows, their transposed panel, scales and biases `[groups of KC][nb]` each and one row of them
             let (c_len, groups) = (panels * p.rows * nb, KC / 16);
-            let mut temp = Temp::new(c_len + 2 * nb * KC + 2 * groups * nb + 4 * groups);
+            let mut temp = Temp::new(c_len + 2 * nb * KC + 2 * groups * nb + 4 * groups + nb);
             let c = temp.ptr();
             let rows = c.add(c_len);
             let panel = rows.add(nb * KC);
@@ -222,21 +233,17 @@ impl Kernel for Gemm<'_> {
                 k0 += KC;
             }
             let out = self.out;
+            let bias = small.add(4 * groups);
+            if let Some((b, from)) = self.bias {
+                widen::<S>(b, from + self.n0, nn, bias);
+            }
             for (i, row) in self.out_rows.iter().enumerate() {
                 let at = *row as usize * self.n + self.n0;
                 let src = c.add(i * nb);
-                if let Some((b, from)) = self.bias {
-                    for j in 0..nn {
-                        *src.add(j) += b.value(from + self.n0 + j);
-                    }
+                if self.bias.is_some() {
+                    add_row::<S>(src, bias, nn);
                 }
-                with_elem!(out.dtype, T => {
-                    let mut j = 0;
-                    while j < nn {
-                        store_upto::<S, T>(out.at(at + j).cast(), nn - j, S::load(src.add(j)));
-                        j += S::N;
-                    }
-                });
+                with_elem!(out.dtype, T => narrow_row::<S, T>(src, out.at(at).cast(), nn));
             }
         }
     }

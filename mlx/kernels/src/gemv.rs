@@ -7,7 +7,7 @@ use crate::decode::{group_row, widen, with_code};
 use crate::isa::{Isa, Kernel};
 use crate::quant::{Matrix, Quantized};
 use crate::scratch::Temp;
-use crate::simd::{Elem, Simd, load_upto, transpose, with_elem};
+use crate::simd::{Elem, Simd, add_row, load_upto, narrow_row, transpose, with_elem};
 
 /// How x is laid out for a GEMV, and how big one row's scratch is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,14 +203,32 @@ impl Gemv<'_> {
             self.x.wrapping_add(row as usize * self.prepared.row_len())
         })
     }
+    /// Write the block `y[MB][n1 - n0]`.
     #[inline(always)]
-    unsafe fn finish<const MB: usize, const R: usize>(&self, n: usize, rows: usize, y: [[f32; R]; MB]) {
+    unsafe fn finish<S: Simd>(&self, y: *mut f32) {
         unsafe {
+            let (out, nn) = (self.out, self.n1 - self.n0);
+            let bias = self.bias.map(|(b, from)| {
+                let mut t = Temp::new(nn);
+                widen::<S>(b, from + self.n0, nn, t.ptr());
+                t
+            });
             for (m, row) in self.out_rows.iter().enumerate() {
-                for r in 0..rows {
-                    let b = self.bias.map_or(0.0, |(b, from)| b.value(from + n + r));
-                    self.out.set(*row as usize * self.n + n + r, y[m][r] + b);
+                let y = y.add(m * nn);
+                if let Some(b) = &bias {
+                    add_row::<S>(y, b.as_ptr(), nn);
                 }
+                let at = *row as usize * self.n + self.n0;
+                with_elem!(out.dtype, T => narrow_row::<S, T>(y, out.at(at).cast(), nn));
+            }
+        }
+    }
+    /// Put the results of rows n .. n + rows into the block.
+    #[inline(always)]
+    unsafe fn keep<const MB: usize, const R: usize>(&self, block: *mut f32, n: usize, rows: usize, y: [[f32; R]; MB]) {
+        for m in 0..MB {
+            for r in 0..rows {
+                unsafe { *block.add(m * (self.n1 - self.n0) + n - self.n0 + r) = y[m][r] }
             }
         }
     }
@@ -219,10 +237,11 @@ impl Gemv<'_> {
     unsafe fn walk<S: Simd, B: Body<MB, R>, const MB: usize, const R: usize>(&self, q: &Quantized<'_>, body: &B) {
         unsafe {
             let (len, groups) = (self.prepared.sums_len, q.row_groups());
-            let mut temp = Temp::new(2 * R * len);
-            temp.slice().fill(0.0);
+            let mut temp = Temp::new(2 * R * len + MB * (self.n1 - self.n0));
             let s = temp.ptr();
             let b = s.add(R * len);
+            let block = b.add(R * len);
+            std::slice::from_raw_parts_mut(s, 2 * R * len).fill(0.0);
             let mut n = self.n0;
             while n < self.n1 {
                 let rows = R.min(self.n1 - n);
@@ -235,15 +254,20 @@ impl Gemv<'_> {
                     w[r] = q.words.as_ptr().add(row * q.row_bytes());
                 }
                 let y = body.rows::<S>(w, s, b);
-                self.finish(n, rows, y);
+                self.keep(block, n, rows, y);
                 n += rows;
             }
+            self.finish::<S>(block);
         }
     }
     /// Lane sums of the accumulators plus the biases' part.
     #[inline(always)]
     unsafe fn close<S: Simd, const MB: usize, const R: usize>(
-        &self, acc: [[S::F; R]; MB], b: *const f32, xs: [*const f32; MB], groups: usize,
+        &self,
+        acc: [[S::F; R]; MB],
+        b: *const f32,
+        xs: [*const f32; MB],
+        groups: usize,
     ) -> [[f32; R]; MB] {
         unsafe {
             let len = self.prepared.sums_len;
@@ -461,6 +485,8 @@ impl<T: Elem, const MB: usize, const R: usize> Kernel for Dense<'_, T, MB, R> {
         unsafe {
             let k = g.w.cols();
             let xs = g.xs::<MB>();
+            let mut temp = Temp::new(MB * (g.n1 - g.n0));
+            let block = temp.ptr();
             let mut n = g.n0;
             while n < g.n1 {
                 let rows = R.min(g.n1 - n);
@@ -491,9 +517,10 @@ impl<T: Elem, const MB: usize, const R: usize> Kernel for Dense<'_, T, MB, R> {
                         y[m][r] = S::sum(acc[m][r]);
                     }
                 }
-                g.finish(n, rows, y);
+                g.keep(block, n, rows, y);
                 n += rows;
             }
+            g.finish::<S>(block);
         }
     }
 }

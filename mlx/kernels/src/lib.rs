@@ -24,9 +24,7 @@ pub use data::{DType, Floats, FloatsMut, View4, View4Mut};
 pub use error::{Error, Result};
 pub use isa::Isa;
 pub use matmul::{gather_matmul, gather_matmul_on, matmul, matmul_on, matmul_straight, matmul_straight_on};
-pub use norm::{
-    add_rms_norm, add_rms_norm_on, layer_norm, layer_norm_on, rms_norm, rms_norm_on, softmax, softmax_on,
-};
+pub use norm::{add_rms_norm, add_rms_norm_on, layer_norm, layer_norm_on, rms_norm, rms_norm_on, softmax, softmax_on};
 pub use pointwise::{Gate, embed, embed_on, gated, gated_on, swiglu};
 pub use pool::threads;
 pub use quant::{Matrix, Mode, Quantized};

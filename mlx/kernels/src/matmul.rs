@@ -31,7 +31,12 @@ pub fn matmul(x: Floats<'_>, m: usize, w: &Matrix<'_>, bias: Option<Floats<'_>>,
 /// # Errors
 /// As [`matmul`].
 pub fn matmul_on(
-    isa: Isa, x: Floats<'_>, m: usize, w: &Matrix<'_>, bias: Option<Floats<'_>>, mut out: FloatsMut<'_>,
+    isa: Isa,
+    x: Floats<'_>,
+    m: usize,
+    w: &Matrix<'_>,
+    bias: Option<Floats<'_>>,
+    mut out: FloatsMut<'_>,
 ) -> Result<()> {
     let (n, k) = (w.rows(), w.cols());
     room("x", m.checked_mul(k), x.len())?;
@@ -53,7 +58,12 @@ pub fn matmul_on(
 /// # Errors
 /// Sizes that do not fit together, an index outside.
 pub fn gather_matmul(
-    x: Floats<'_>, w: &Matrix<'_>, n: usize, x_rows: &[u32], experts: &[u32], bias: Option<Floats<'_>>,
+    x: Floats<'_>,
+    w: &Matrix<'_>,
+    n: usize,
+    x_rows: &[u32],
+    experts: &[u32],
+    bias: Option<Floats<'_>>,
     out: FloatsMut<'_>,
 ) -> Result<()> {
     gather_matmul_on(Isa::best(), x, w, n, x_rows, experts, bias, out)
@@ -65,7 +75,13 @@ pub fn gather_matmul(
 /// As [`gather_matmul`].
 #[allow(clippy::too_many_arguments)]
 pub fn gather_matmul_on(
-    isa: Isa, x: Floats<'_>, w: &Matrix<'_>, n: usize, x_rows: &[u32], experts: &[u32], bias: Option<Floats<'_>>,
+    isa: Isa,
+    x: Floats<'_>,
+    w: &Matrix<'_>,
+    n: usize,
+    x_rows: &[u32],
+    experts: &[u32],
+    bias: Option<Floats<'_>>,
     mut out: FloatsMut<'_>,
 ) -> Result<()> {
     let k = w.cols();
@@ -186,8 +202,7 @@ impl Call<'_> {
             let group = if let Matrix::Quantized(q) = self.w { q.mode.group() } else { 1 };
             let prepare = |i: usize| {
                 let row = if by_row { i } else { self.x_rows[i] as usize };
-                let job =
-                    Prepare { prepared, group, x: self.x, from: row * k, k, dst: dst.at(i * len) };
+                let job = Prepare { prepared, group, x: self.x, from: row * k, k, dst: dst.at(i * len) };
                 // SAFETY: row i of the scratch is this task's.
                 unsafe { self.isa.run(job) }
             };

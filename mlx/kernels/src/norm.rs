@@ -14,9 +14,7 @@ const GRAIN: usize = 16 << 10;
 ///
 /// # Errors
 /// Sizes that do not fit together.
-pub fn rms_norm(
-    x: Floats<'_>, dim: usize, weight: Option<Floats<'_>>, eps: f32, out: FloatsMut<'_>,
-) -> Result<()> {
+pub fn rms_norm(x: Floats<'_>, dim: usize, weight: Option<Floats<'_>>, eps: f32, out: FloatsMut<'_>) -> Result<()> {
     rms_norm_on(Isa::best(), x, dim, weight, eps, out)
 }
 
@@ -25,7 +23,12 @@ pub fn rms_norm(
 /// # Errors
 /// As [`rms_norm`].
 pub fn rms_norm_on(
-    isa: Isa, x: Floats<'_>, dim: usize, weight: Option<Floats<'_>>, eps: f32, out: FloatsMut<'_>,
+    isa: Isa,
+    x: Floats<'_>,
+    dim: usize,
+    weight: Option<Floats<'_>>,
+    eps: f32,
+    out: FloatsMut<'_>,
 ) -> Result<()> {
     run(isa, Form::Rms { weight, eps }, x, None, dim, out, None)
 }
@@ -35,7 +38,13 @@ pub fn rms_norm_on(
 /// # Errors
 /// Sizes that do not fit together.
 pub fn add_rms_norm(
-    x: Floats<'_>, y: Floats<'_>, dim: usize, weight: Option<Floats<'_>>, eps: f32, sum: FloatsMut<'_>, out: FloatsMut<'_>,
+    x: Floats<'_>,
+    y: Floats<'_>,
+    dim: usize,
+    weight: Option<Floats<'_>>,
+    eps: f32,
+    sum: FloatsMut<'_>,
+    out: FloatsMut<'_>,
 ) -> Result<()> {
     add_rms_norm_on(Isa::best(), x, y, dim, weight, eps, sum, out)
 }
@@ -46,7 +55,13 @@ pub fn add_rms_norm(
 /// As [`add_rms_norm`].
 #[allow(clippy::too_many_arguments)]
 pub fn add_rms_norm_on(
-    isa: Isa, x: Floats<'_>, y: Floats<'_>, dim: usize, weight: Option<Floats<'_>>, eps: f32, sum: FloatsMut<'_>,
+    isa: Isa,
+    x: Floats<'_>,
+    y: Floats<'_>,
+    dim: usize,
+    weight: Option<Floats<'_>>,
+    eps: f32,
+    sum: FloatsMut<'_>,
     out: FloatsMut<'_>,
 ) -> Result<()> {
     same("second summand", x.len(), y.len())?;
@@ -58,7 +73,12 @@ pub fn add_rms_norm_on(
 /// # Errors
 /// Sizes that do not fit together.
 pub fn layer_norm(
-    x: Floats<'_>, dim: usize, weight: Option<Floats<'_>>, bias: Option<Floats<'_>>, eps: f32, out: FloatsMut<'_>,
+    x: Floats<'_>,
+    dim: usize,
+    weight: Option<Floats<'_>>,
+    bias: Option<Floats<'_>>,
+    eps: f32,
+    out: FloatsMut<'_>,
 ) -> Result<()> {
     layer_norm_on(Isa::best(), x, dim, weight, bias, eps, out)
 }
@@ -68,7 +88,12 @@ pub fn layer_norm(
 /// # Errors
 /// As [`layer_norm`].
 pub fn layer_norm_on(
-    isa: Isa, x: Floats<'_>, dim: usize, weight: Option<Floats<'_>>, bias: Option<Floats<'_>>, eps: f32,
+    isa: Isa,
+    x: Floats<'_>,
+    dim: usize,
+    weight: Option<Floats<'_>>,
+    bias: Option<Floats<'_>>,
+    eps: f32,
     out: FloatsMut<'_>,
 ) -> Result<()> {
     run(isa, Form::Layer { weight, bias, eps }, x, None, dim, out, None)
@@ -98,7 +123,12 @@ enum Form<'a> {
 }
 
 fn run(
-    isa: Isa, form: Form<'_>, x: Floats<'_>, y: Option<Floats<'_>>, dim: usize, mut out: FloatsMut<'_>,
+    isa: Isa,
+    form: Form<'_>,
+    x: Floats<'_>,
+    y: Option<Floats<'_>>,
+    dim: usize,
+    mut out: FloatsMut<'_>,
     mut sum: Option<FloatsMut<'_>>,
 ) -> Result<()> {
     if x.is_empty() {

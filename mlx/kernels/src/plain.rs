@@ -25,7 +25,8 @@ fn code(q: &Quantized<'_>, row: usize, col: usize) -> u32 {
 fn small_float(code: u32, exponent_bits: u32, mantissa_bits: u32, bias: i32) -> f64 {
     let mantissa = f64::from(code & ((1 << mantissa_bits) - 1)) / f64::from(1 << mantissa_bits);
     let exponent = (code >> mantissa_bits & ((1 << exponent_bits) - 1)) as i32;
-    let size = if exponent == 0 { mantissa * 2f64.powi(1 - bias) } else { (1.0 + mantissa) * 2f64.powi(exponent - bias) };
+    let size =
+        if exponent == 0 { mantissa * 2f64.powi(1 - bias) } else { (1.0 + mantissa) * 2f64.powi(exponent - bias) };
     if code >> (mantissa_bits + exponent_bits) & 1 == 1 { -size } else { size }
 }
 
@@ -54,7 +55,12 @@ pub fn matmul(x: &Floats<'_>, m: usize, w: &Matrix<'_>, bias: Option<Floats<'_>>
 
 /// Row i: `x[x_rows[i]] @ w[experts[i]]^T + bias[experts[i]]`.
 pub fn gather_matmul(
-    x: &Floats<'_>, w: &Matrix<'_>, n: usize, x_rows: &[u32], experts: &[u32], bias: Option<Floats<'_>>,
+    x: &Floats<'_>,
+    w: &Matrix<'_>,
+    n: usize,
+    x_rows: &[u32],
+    experts: &[u32],
+    bias: Option<Floats<'_>>,
 ) -> Vec<f64> {
     let k = w.cols();
     let mut out = Vec::new();
@@ -102,7 +108,8 @@ pub fn attention(a: &Attention<'_>) -> Vec<f64> {
         let weights: Vec<f64> = scores.iter().map(|s| if top.is_finite() { (s - top).exp() } else { 0.0 }).collect();
         let sum = weights.iter().sum::<f64>() + if sink.is_finite() { (sink - top).exp() } else { 0.0 };
         for c in 0..dv {
-            let v: f64 = (0..s).map(|j| if weights[j] == 0.0 { 0.0 } else { weights[j] * at4(&a.v, [b, kh, j, c]) }).sum();
+            let v: f64 =
+                (0..s).map(|j| if weights[j] == 0.0 { 0.0 } else { weights[j] * at4(&a.v, [b, kh, j, c]) }).sum();
             out.push(if sum > 0.0 { v / sum } else { 0.0 });
         }
     }
@@ -119,7 +126,11 @@ pub fn rms_norm(x: &Floats<'_>, dim: usize, weight: Option<Floats<'_>>, eps: f32
 
 /// See [`crate::layer_norm`].
 pub fn layer_norm(
-    x: &Floats<'_>, dim: usize, weight: Option<Floats<'_>>, bias: Option<Floats<'_>>, eps: f32,
+    x: &Floats<'_>,
+    dim: usize,
+    weight: Option<Floats<'_>>,
+    bias: Option<Floats<'_>>,
+    eps: f32,
 ) -> Vec<f64> {
     let mut out = Vec::new();
     for r in 0..x.len() / dim {

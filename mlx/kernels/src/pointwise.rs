@@ -24,7 +24,13 @@ pub enum Gate {
 /// # Errors
 /// Sizes that do not fit together.
 pub fn gated(
-    act: Gate, gate: Floats<'_>, up: Floats<'_>, rows: usize, cols: usize, strides: [usize; 2], out: FloatsMut<'_>,
+    act: Gate,
+    gate: Floats<'_>,
+    up: Floats<'_>,
+    rows: usize,
+    cols: usize,
+    strides: [usize; 2],
+    out: FloatsMut<'_>,
 ) -> Result<()> {
     gated_on(Isa::best(), act, gate, up, rows, cols, strides, out)
 }
@@ -35,7 +41,13 @@ pub fn gated(
 /// As [`gated`].
 #[allow(clippy::too_many_arguments)]
 pub fn gated_on(
-    isa: Isa, act: Gate, gate: Floats<'_>, up: Floats<'_>, rows: usize, cols: usize, strides: [usize; 2],
+    isa: Isa,
+    act: Gate,
+    gate: Floats<'_>,
+    up: Floats<'_>,
+    rows: usize,
+    cols: usize,
+    strides: [usize; 2],
     mut out: FloatsMut<'_>,
 ) -> Result<()> {
     if rows == 0 || cols == 0 {
@@ -54,7 +66,16 @@ pub fn gated_on(
         let (i, p) = (i / pieces, i % pieces);
         for r in i * per..(i * per + per).min(rows) {
             let (c0, c1) = (p * piece, (p * piece + piece).min(cols));
-            let job = GatedRow { act, gate, up, g: r * strides[0] + c0, u: r * strides[1] + c0, n: c1 - c0, out, at: r * cols + c0 };
+            let job = GatedRow {
+                act,
+                gate,
+                up,
+                g: r * strides[0] + c0,
+                u: r * strides[1] + c0,
+                n: c1 - c0,
+                out,
+                at: r * cols + c0,
+            };
             // SAFETY: sizes were checked; tasks write their own pieces.
             unsafe { isa.run(job) }
         }

@@ -83,7 +83,13 @@ impl<'a> Quantized<'a> {
     /// # Errors
     /// Unknown bits or group, `cols` not a multiple of the group, a buffer too short, scales and biases of different types.
     pub fn affine(
-        bits: u8, group: u8, rows: usize, cols: usize, words: &'a [u8], scales: Floats<'a>, biases: Floats<'a>,
+        bits: u8,
+        group: u8,
+        rows: usize,
+        cols: usize,
+        words: &'a [u8],
+        scales: Floats<'a>,
+        biases: Floats<'a>,
     ) -> Result<Self> {
         let mode = Mode::Affine { bits, group };
         let groups = Self::check(mode, rows, cols, words)?;

@@ -57,9 +57,7 @@ pub fn rope_on(isa: Isa, x: &View4<'_>, r: &Rope<'_>, mut out: View4Mut<'_>) -> 
     }
     let half = r.dims / 2;
     let inverse: Vec<f32> = match r.freqs {
-        Freqs::Base(base) => {
-            (0..half).map(|j| f64::from(base).powf(-2.0 * j as f64 / r.dims as f64) as f32).collect()
-        }
+        Freqs::Base(base) => (0..half).map(|j| f64::from(base).powf(-2.0 * j as f64 / r.dims as f64) as f32).collect(),
         Freqs::Periods(p) => {
             room("freqs", Some(half), p.len())?;
             (0..half).map(|j| 1.0 / p.get(j).unwrap_or(1.0)).collect()
@@ -129,9 +127,10 @@ fn sin_cos(x: f64) -> (f32, f32) {
     // pi / 2 in two parts
     let r = x - n * 1.570_796_326_734_125_6 - n * 6.077_100_506_506_192e-11;
     let z = r * r;
-    let s = r * (1.0
-        + z * (-1.0 / 6.0
-            + z * (1.0 / 120.0 + z * (-1.0 / 5040.0 + z * (1.0 / 362_880.0 + z * (-1.0 / 39_916_800.0))))));
+    let s = r
+        * (1.0
+            + z * (-1.0 / 6.0
+                + z * (1.0 / 120.0 + z * (-1.0 / 5040.0 + z * (1.0 / 362_880.0 + z * (-1.0 / 39_916_800.0))))));
     let c = 1.0
         + z * (-0.5
             + z * (1.0 / 24.0

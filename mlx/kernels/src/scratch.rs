@@ -27,6 +27,9 @@ impl Temp {
     pub fn ptr(&mut self) -> *mut f32 {
         self.slice().as_mut_ptr()
     }
+    pub fn as_ptr(&self) -> *const f32 {
+        self.all[self.skip..].as_ptr()
+    }
     pub fn slice(&mut self) -> &mut [f32] {
         &mut self.all[self.skip..self.skip + self.len]
     }

@@ -7,7 +7,7 @@ use crate::isa::{Isa, Kernel};
 use crate::pool::parallel;
 use crate::quant::Matrix;
 use crate::scratch::Temp;
-use crate::simd::{Simd, store_upto, with_elem};
+use crate::simd::{Simd, narrow_row, with_elem};
 
 /// Columns of a block: a multiple of every group.
 const COLS: usize = 128;
@@ -97,14 +97,8 @@ impl Kernel for Block<'_> {
             }
             let out = self.out;
             for i in 0..self.m {
-                with_elem!(out.dtype, T => {
-                    let mut j = 0;
-                    while j < nn {
-                        let v = S::load(c.add(i * COLS + j));
-                        store_upto::<S, T>(out.at(i * n + self.n0 + j).cast(), nn - j, v);
-                        j += S::N;
-                    }
-                });
+                let at = i * n + self.n0;
+                with_elem!(out.dtype, T => narrow_row::<S, T>(c.add(i * COLS), out.at(at).cast(), nn));
             }
         }
     }

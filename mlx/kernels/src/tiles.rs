@@ -10,7 +10,7 @@ use crate::decode::{matrix_row, widen};
 use crate::isa::Kernel;
 use crate::quant::{Matrix, Mode};
 use crate::scratch::Temp;
-use crate::simd::{Simd, store_upto, transpose, with_elem};
+use crate::simd::{Simd, add_row, narrow_row, transpose, with_elem};
 
 /// Rows of x in a panel, and columns of the result in a block: two tiles.
 pub(crate) const SIDE: usize = 32;
@@ -125,7 +125,7 @@ impl Kernel for Gemm<'_> {
             let depth = if tw == 1 { 256 } else { 128 };
             let panels = m.div_ceil(SIDE);
             let (c_len, planes) = (panels * SIDE * SIDE, depth / STEP * tw * PLANE);
-            let mut temp = Temp::new(c_len + planes + depth + 64 + SIDE * SIDE);
+            let mut temp = Temp::new(c_len + planes + depth + 64 + SIDE * SIDE + SIDE);
             let c = temp.ptr();
             let w = c.add(c_len);
             let row = w.add(planes);
@@ -154,23 +154,19 @@ impl Kernel for Gemm<'_> {
             }
             tile::release();
             let out = self.out;
+            let bias = turned.add(SIDE * SIDE);
+            if let Some((b, from)) = self.bias {
+                widen::<S>(b, from + self.n0, nn, bias);
+            }
             for p in 0..panels {
                 transpose::<S>(c.add(p * SIDE * SIDE).cast(), SIDE, turned.cast(), SIDE, SIDE, SIDE);
                 for (i, to) in self.out_rows[p * SIDE..].iter().take(SIDE).enumerate() {
                     let at = *to as usize * self.n + self.n0;
                     let src = turned.add(i * SIDE);
-                    if let Some((b, from)) = self.bias {
-                        for j in 0..nn {
-                            *src.add(j) += b.value(from + self.n0 + j);
-                        }
+                    if self.bias.is_some() {
+                        add_row::<S>(src, bias, nn);
                     }
-                    with_elem!(out.dtype, T => {
-                        let mut j = 0;
-                        while j < nn {
-                            store_upto::<S, T>(out.at(at + j).cast(), nn - j, S::load(src.add(j)));
-                            j += S::N;
-                        }
-                    });
+                    with_elem!(out.dtype, T => narrow_row::<S, T>(src, out.at(at).cast(), nn));
                 }
             }
         }
@@ -294,7 +290,13 @@ pub(crate) mod tile {
     pub unsafe fn configure() {}
     pub unsafe fn release() {}
     pub unsafe fn multiply(
-        _w: *const f32, _x: *const f32, _steps: usize, _tw: usize, _tx: usize, _c: *mut f32, _wide: bool,
+        _w: *const f32,
+        _x: *const f32,
+        _steps: usize,
+        _tw: usize,
+        _tx: usize,
+        _c: *mut f32,
+        _wide: bool,
     ) {
     }
 }

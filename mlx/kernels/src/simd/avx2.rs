@@ -205,10 +205,10 @@ impl Simd for Avx2 {
                     _mm256_or_ps(size, _mm256_castsi256_ps(sign))
                 }
                 FP8 => {
-                    let v = _mm_cvtepu8_epi16(_mm_loadl_epi64(p.cast()));
-                    let size = _mm_slli_epi16(_mm_and_si128(v, _mm_set1_epi16(0x7f)), 7);
-                    let sign = _mm_slli_epi16(_mm_and_si128(v, _mm_set1_epi16(0x80)), 8);
-                    _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(size, sign)), _mm256_set1_ps(256.0))
+                    // sign and magnitude land in the sign and the top of the exponent and mantissa, 2^120 too small
+                    let v = _mm256_slli_epi32(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())), 20);
+                    let v = _mm256_and_si256(v, _mm256_set1_epi32(0x87f0_0000_u32 as i32));
+                    _mm256_mul_ps(_mm256_castsi256_ps(v), _mm256_set1_ps(f32::from_bits(247 << 23)))
                 }
                 _ => {
                     debug_assert!(bits(CODE) == 8);
@@ -243,6 +243,15 @@ impl Simd for Avx2 {
             for i in 0..4 {
                 _mm256_storeu_ps(dst.add(i * ds).cast(), _mm256_permute2f128_ps::<0x20>(b[i], b[i + 4]));
                 _mm256_storeu_ps(dst.add((i + 4) * ds).cast(), _mm256_permute2f128_ps::<0x31>(b[i], b[i + 4]));
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn copy(src: *const u8, dst: *mut u8, n: usize) {
+        unsafe {
+            // every element has two or four bytes
+            for i in (0..n).step_by(2) {
+                (dst.add(i) as *mut u16).write_unaligned((src.add(i) as *const u16).read_unaligned());
             }
         }
     }

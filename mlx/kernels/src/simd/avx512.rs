@@ -197,10 +197,10 @@ impl<const DOT: bool> Simd for Avx512<DOT> {
                 6 => _mm512_cvtepi32_ps(lanes::<6>(p)),
                 FP4 => _mm512_permutexvar_ps(lanes::<4>(p), _mm512_loadu_ps(FP4_VALUES.as_ptr())),
                 FP8 => {
-                    let v = _mm256_cvtepu8_epi16(_mm_loadu_si128(p.cast()));
-                    let size = _mm256_slli_epi16(_mm256_and_si256(v, _mm256_set1_epi16(0x7f)), 7);
-                    let sign = _mm256_slli_epi16(_mm256_and_si256(v, _mm256_set1_epi16(0x80)), 8);
-                    _mm512_mul_ps(_mm512_cvtph_ps(_mm256_or_si256(size, sign)), _mm512_set1_ps(256.0))
+                    // sign and magnitude land in the sign and the top of the exponent and mantissa, 2^120 too small
+                    let v = _mm512_slli_epi32(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())), 20);
+                    let v = _mm512_and_si512(v, _mm512_set1_epi32(0x87f0_0000_u32 as i32));
+                    _mm512_mul_ps(_mm512_castsi512_ps(v), _mm512_set1_ps(f32::from_bits(247 << 23)))
                 }
                 _ => {
                     debug_assert!(bits(CODE) == 8);
@@ -219,7 +219,11 @@ impl<const DOT: bool> Simd for Avx512<DOT> {
             if !DOT {
                 return acc;
             }
-            _mm512_dpbf16_ps(acc, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b))
+            _mm512_dpbf16_ps(
+                acc,
+                std::mem::transmute::<__m512i, __m512bh>(a),
+                std::mem::transmute::<__m512i, __m512bh>(b),
+            )
         }
     }
     #[inline(always)]
@@ -235,6 +239,13 @@ impl<const DOT: bool> Simd for Avx512<DOT> {
             t
         };
         unsafe { _mm512_permutexvar_epi16(a, _mm512_loadu_si512(TABLE.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    unsafe fn copy(src: *const u8, dst: *mut u8, n: usize) {
+        unsafe {
+            let mask = (1u64 << n) - 1;
+            _mm512_mask_storeu_epi8(dst.cast(), mask, _mm512_maskz_loadu_epi8(mask, src.cast()))
+        }
     }
     #[inline(always)]
     unsafe fn prefetch(p: *const u8) {

@@ -132,6 +132,13 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn nibbles_to_bf16(a: Self::I) -> Self::I {
         a
     }
+    /// Copy fewer bytes than a vector has.
+    #[inline(always)]
+    unsafe fn copy(src: *const u8, dst: *mut u8, n: usize) {
+        for i in 0..n {
+            unsafe { *dst.add(i) = *src.add(i) }
+        }
+    }
     #[inline(always)]
     unsafe fn prefetch(_p: *const u8) {}
 }
@@ -141,12 +148,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
 pub trait Elem: Copy + Send + Sync + 'static {
     unsafe fn load<S: Simd>(p: *const Self) -> S::F;
     unsafe fn store<S: Simd>(p: *mut Self, v: S::F);
-    fn widen(self) -> f32;
-    fn narrow(v: f32) -> Self;
 }
 
 macro_rules! elem {
-    ($t:ty, $load:ident, $store:ident, $widen:expr, $narrow:expr) => {
+    ($t:ty, $load:ident, $store:ident) => {
         impl Elem for $t {
             #[inline(always)]
             unsafe fn load<S: Simd>(p: *const Self) -> S::F {
@@ -156,20 +161,12 @@ macro_rules! elem {
             unsafe fn store<S: Simd>(p: *mut Self, v: S::F) {
                 unsafe { S::$store(p, v) }
             }
-            #[inline(always)]
-            fn widen(self) -> f32 {
-                $widen(self)
-            }
-            #[inline(always)]
-            fn narrow(v: f32) -> Self {
-                $narrow(v)
-            }
         }
     };
 }
-elem!(f32, load, store, |v| v, |v| v);
-elem!(bf16, load_bf16, store_bf16, bf16::to_f32, bf16::from_f32);
-elem!(f16, load_f16, store_f16, f16::to_f32, f16::from_f32);
+elem!(f32, load, store);
+elem!(bf16, load_bf16, store_bf16);
+elem!(f16, load_f16, store_f16);
 
 /// Call a generic function with the element type of a `DType`.
 macro_rules! with_elem {
@@ -192,18 +189,16 @@ macro_rules! with_elem {
 }
 pub(crate) use with_elem;
 
-/// The first `n <= N` elements, the rest zero.
+/// The first `n <= N` elements, the rest zero; nothing beyond is touched.
 #[inline(always)]
 pub unsafe fn load_upto<S: Simd, T: Elem>(p: *const T, n: usize) -> S::F {
     unsafe {
         if n >= S::N {
             return T::load::<S>(p);
         }
-        let mut t = [0f32; 16];
-        for (i, v) in t.iter_mut().enumerate().take(n) {
-            *v = p.add(i).read_unaligned().widen();
-        }
-        S::load(t.as_ptr())
+        let mut t = [0u32; 16];
+        S::copy(p.cast(), t.as_mut_ptr().cast(), n * size_of::<T>());
+        T::load::<S>(t.as_ptr().cast())
     }
 }
 
@@ -214,11 +209,10 @@ pub unsafe fn store_upto<S: Simd, T: Elem>(p: *mut T, n: usize, v: S::F) {
         if n >= S::N {
             return T::store::<S>(p, v);
         }
-        let mut t = [0f32; 16];
-        S::store(t.as_mut_ptr(), v);
-        for (i, v) in t.iter().enumerate().take(n) {
-            p.add(i).write_unaligned(T::narrow(*v));
-        }
+        let mut t = [0u32; 16];
+        let t = t.as_mut_ptr() as *mut T;
+        T::store::<S>(t, v);
+        S::copy(t.cast_const().cast(), p.cast(), n * size_of::<T>());
     }
 }
 
@@ -231,9 +225,8 @@ pub unsafe fn widen_row<S: Simd, T: Elem>(src: *const T, dst: *mut f32, n: usize
             S::store(dst.add(i), T::load::<S>(src.add(i)));
             i += S::N;
         }
-        while i < n {
-            *dst.add(i) = src.add(i).read_unaligned().widen();
-            i += 1;
+        if i < n {
+            store_upto::<S, f32>(dst.add(i), n - i, load_upto::<S, T>(src.add(i), n - i));
         }
     }
 }
@@ -247,8 +240,23 @@ pub unsafe fn narrow_row<S: Simd, T: Elem>(src: *const f32, dst: *mut T, n: usiz
             T::store::<S>(dst.add(i), S::load(src.add(i)));
             i += S::N;
         }
+        if i < n {
+            store_upto::<S, T>(dst.add(i), n - i, load_upto::<S, f32>(src.add(i), n - i));
+        }
+    }
+}
+
+/// a += b over `n` floats.
+#[inline(always)]
+pub unsafe fn add_row<S: Simd>(a: *mut f32, b: *const f32, n: usize) {
+    unsafe {
+        let mut i = 0;
+        while i + S::N <= n {
+            S::store(a.add(i), S::add(S::load(a.add(i)), S::load(b.add(i))));
+            i += S::N;
+        }
         while i < n {
-            dst.add(i).write_unaligned(T::narrow(*src.add(i)));
+            *a.add(i) += *b.add(i);
             i += 1;
         }
     }
