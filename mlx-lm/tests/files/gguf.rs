@@ -311,6 +311,13 @@ fn metadata_of_every_type_is_read() {
     assert_eq!(g.get("i64").unwrap().as_usize(), None);
     assert_eq!(g.get("floats").unwrap().as_f32s(), Some(&[0.5][..]));
     assert_eq!((g.get("wide").unwrap().as_i32s(), g.get("wide").unwrap().to_i64s()), (None, Some(vec![4294967295])));
+    use mlx_lm::tokenizer::GgufMeta;
+    assert_eq!(
+        (g.string("general.architecture"), g.u64("u16"), g.u64("i8"), g.u64("bool")),
+        (Some("llama"), Some(513), None, None)
+    );
+    assert_eq!((g.bool("bool"), g.f32("f64"), g.f32s("floats").map(<[f32]>::len)), (Some(true), Some(2.5), Some(1)));
+    assert_eq!((g.i32s("wide"), g.strings("nested"), g.string("none")), (None, None, None));
     let nested = Array::Nested(vec![Array::I32(vec![7]), Array::Str(vec!["x".into()])]);
     assert_eq!(g.get("nested").unwrap().as_array(), Some(&nested));
 }
@@ -513,4 +520,34 @@ fn a_model_in_parts_is_one_checkpoint() {
     middle.kv("split.count", kv::u32(3));
     std::fs::write(path(2), middle.bytes()).unwrap();
     assert!(Checkpoint::open(path(2)).unwrap_err().to_string().contains("is one of 3 parts: open the first"));
+}
+
+/// The packaged model, when the cache holds it: a real file through every layer.
+#[test]
+fn the_packaged_model_reads_as_published() {
+    let Ok(path) = mlx_lm::hub::packaged_path() else { return };
+    if !path.is_file() {
+        return;
+    }
+    let c = Checkpoint::open(&path).unwrap();
+    let config = c.config().unwrap();
+    let n = |k: &str| config.usize(k).unwrap();
+    assert_eq!(
+        (n("num_hidden_layers"), n("hidden_size"), n("num_attention_heads"), n("num_key_value_heads")),
+        (30, 576, 9, 3)
+    );
+    assert_eq!((config.rope().unwrap().theta, config.eos_token_ids()), (Some(1e5), &[2][..]));
+    let seen = mlx_lm::weights::inspect(&path).unwrap();
+    assert_eq!((seen.parameters, seen.complete), (134_515_008, true));
+    let gguf = &c.gguf_model().unwrap().parts()[0];
+    let tokenizer = mlx_lm::tokenizer::Tokenizer::from_gguf(gguf).unwrap();
+    assert_eq!(tokenizer.encode("Hello", false).unwrap(), [19556]);
+    // one row against the formula: the embedding of token 0, 8 bits
+    let raw = gguf.bytes(gguf.tensor("token_embd.weight").unwrap()).unwrap();
+    let want = values(GgmlType::Q8_0, &raw[..GgmlType::Q8_0.row_bytes(576)]);
+    let (w, s, b) = ["weight", "scales", "biases"].map(|p| c.bytes(&format!("model.embed_tokens.{p}")).unwrap()).into();
+    let half = |x: &Bytes, i: usize| half::f16::from_le_bytes([x[2 * i], x[2 * i + 1]]).to_f32();
+    for (i, want) in want.iter().enumerate() {
+        assert_eq!(half(&s, i / 32) * w[i] as f32 + half(&b, i / 32), *want);
+    }
 }
