@@ -4,10 +4,16 @@
 
 #[allow(non_camel_case_types, clippy::missing_safety_doc)]
 mod bindings;
+#[cfg(target_os = "linux")]
+mod bundle;
+#[cfg(target_os = "linux")]
+mod elf;
 mod nvrtc;
 mod shim;
 
 pub use bindings::*;
+#[cfg(target_os = "linux")]
+pub use bundle::{Bundle, bundle};
 pub use nvrtc::{cuda_multiprocessors, nvrtc_compile, nvrtc_version};
 pub use shim::*;
 
