@@ -111,6 +111,10 @@ pub fn mlxc_source(env: &Env, to: &Path) -> Result<(), String> {
     if let Some(dir) = &env.mlxc_source {
         let source = [dir.join("mlx"), dir.join("mlx-c/mlx")].into_iter().find(|d| d.join("c/ops.cpp").exists());
         let source = source.ok_or_else(|| messages::bad_prefix("MLX_C_SOURCE_DIR", dir, "mlx/c/ops.cpp"))?;
+        let license = source.with_file_name("LICENSE");
+        if license.exists() {
+            copy(&license, &to.join("LICENSE"))?;
+        }
         return copy(&source, &to.join("mlx"));
     }
     let dir = to.join("fetch");

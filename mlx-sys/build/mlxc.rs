@@ -1,7 +1,7 @@
 //! Compiles mlx-c, and then our shim with it, into one shared library.
 
 use crate::{
-    cache::{Cache, key, list, read, remove, write},
+    cache::{Cache, copy, key, list, read, remove, write},
     env::Env,
     fetch,
     host::{self, Tools},
@@ -57,6 +57,9 @@ pub fn build(env: &Env, cache: &Cache, mlx: &Mlx) -> Result<Library, String> {
         defines.push(("MLXC_BASE", base.join("lib/libmlxc_base.a").display().to_string()));
         defines.push(("MLXC_PLACE", place.display().to_string()));
         cmake(env, &tools, "lib", stage, &defines)?;
+        if base.join("LICENSE").exists() {
+            copy(&base.join("LICENSE"), &stage.join("LICENSE"))?; // travels with a bundle
+        }
         remove(&stage.join("build"))
     })?;
     Ok(Library { root, include: base })

@@ -83,6 +83,7 @@ impl Bundle {
         self.copy(library, &lib.join("libmlxc.so"))?;
         elf.write(&lib.join("libmlxc.so"))?;
         self.copy(&mlx.join(MLX), &lib.join("mlx/lib").join(MLX))?;
+        self.copy(&library.with_file_name("../LICENSE"), &lib.join("licenses/mlx-c/LICENSE"))?;
         // headers that the CUDA build compiles kernels with at run time
         for headers in ["cccl", "cute", "cutlass"] {
             self.copy(&mlx.join("../include").join(headers), &lib.join("mlx/include").join(headers))?;

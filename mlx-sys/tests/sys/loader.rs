@@ -76,6 +76,9 @@ fn a_bundle_runs_without_the_build_cache() {
     let made = bundle(&dir, &[&me]).unwrap();
     assert_eq!(made.binaries, [dir.join(me.file_name().unwrap())]);
     assert!(made.files >= 3 && made.bytes > 1 << 20, "{made:?}");
+    for name in ["lib/licenses/mlx-c/LICENSE", "lib/libmlxc.so", "lib/mlx/lib/libmlx.so"] {
+        assert!(dir.join(name).exists(), "{name}");
+    }
     assert!(run(&me, &[]).1 > 0);
     assert_eq!(run(&made.binaries[0], &[]), (dir.join("lib/mlx/lib/libmlx.so").display().to_string(), 0));
     // moved elsewhere it still runs, and can be made again over itself
