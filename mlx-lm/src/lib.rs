@@ -1,4 +1,5 @@
 //! Language models on MLX.
+pub mod bench;
 pub mod blueprint;
 pub mod cache;
 pub mod chat;
@@ -10,6 +11,7 @@ pub mod ffn;
 pub mod generate;
 pub mod hub;
 pub mod mixers;
+pub mod perplexity;
 pub mod tokenizer;
 pub mod weights;
 pub use decoder::Model;

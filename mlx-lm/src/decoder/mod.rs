@@ -4,6 +4,7 @@ mod block;
 mod head;
 mod load;
 pub mod norm;
+mod random;
 mod registry;
 mod step;
 

@@ -1,6 +1,6 @@
 //! What a mixer sees of a checkpoint: leaves by bare name, checked for shape, in whatever form they are stored.
 
-use super::Tensors;
+use super::{RandomWeights, Tensors};
 use crate::config::{QuantConfig, QuantMode};
 use crate::{Error, Result};
 use mlx::nn::{Embedding, Leaf, Linear, Param, SwitchLinear};
@@ -18,12 +18,23 @@ pub struct Leaves {
 struct Shared {
     tensors: RefCell<Tensors>,
     quant: Option<QuantConfig>,
+    /// Answers in place of a checkpoint.
+    random: Option<RandomWeights>,
 }
 
 impl Leaves {
     /// The root of a checkpoint, with what its config says of quantisation.
     pub fn new(tensors: Tensors, quant: Option<QuantConfig>) -> Self {
-        Leaves { shared: Rc::new(Shared { tensors: RefCell::new(tensors), quant }), prefix: String::new() }
+        Leaves {
+            shared: Rc::new(Shared { tensors: RefCell::new(tensors), quant, random: None }),
+            prefix: String::new(),
+        }
+    }
+
+    /// No checkpoint: every leaf that is asked for is there, in the shape that is asked for, with random values.
+    pub fn random(random: RandomWeights, quant: Option<QuantConfig>) -> Self {
+        let shared = Shared { tensors: RefCell::default(), quant, random: Some(random) };
+        Leaves { shared: Rc::new(shared), prefix: String::new() }
     }
 
     /// The leaves below `name` (dotted names are fine; an empty one changes nothing).
@@ -63,6 +74,9 @@ impl Leaves {
 
     /// Takes an array of this shape; -1 stands for any size.
     pub fn array(&self, name: &str, shape: &[i32]) -> Result<Array> {
+        if let Some(random) = &self.shared.random {
+            return random.array(&self.path(name), shape);
+        }
         let a = self.any(name)?;
         let fits = a.ndim() == shape.len() && a.shape().iter().zip(shape).all(|(a, b)| a == b || *b == -1);
         if fits { Ok(a) } else { Err(self.wrong_shape(name, a.shape(), shape)) }
@@ -129,6 +143,9 @@ impl Leaves {
 
     /// The packed form of a weight [..rows, input], if it is stored so.
     fn packed(&self, rows: &[i32], input: i32) -> Result<Option<Packed>> {
+        if let Some(random) = &self.shared.random {
+            return self.packed_random(random, rows, input);
+        }
         if !self.has("scales") {
             return Ok(None);
         }
@@ -137,6 +154,18 @@ impl Leaves {
         let scales = self.array("scales", &shape(-1))?;
         let biases = if self.has("biases") { Some(self.array("biases", scales.shape())?) } else { None };
         let quant = self.quant(&weight, &scales, biases.is_some(), input)?;
+        Ok(Some(Packed { weight, scales, biases, quant }))
+    }
+
+    fn packed_random(&self, random: &RandomWeights, rows: &[i32], input: i32) -> Result<Option<Packed>> {
+        let Some(q) = &self.shared.quant else { return Ok(None) };
+        let Some(p) = q.listed(&self.prefix).unwrap_or(Some(q.default)) else { return Ok(None) };
+        let quant = Quant { group_size: p.group_size as i32, bits: p.bits as i32, mode: mode(p.mode) };
+        // as Python: what does not divide into groups stays dense
+        if input % quant.group_size != 0 {
+            return Ok(None);
+        }
+        let (weight, scales, biases) = random.packed(&self.path("weight"), rows, input, quant)?;
         Ok(Some(Packed { weight, scales, biases, quant }))
     }
 

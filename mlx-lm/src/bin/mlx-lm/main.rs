@@ -3,7 +3,10 @@
 //! Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong usage.
 
 mod args;
+mod benchmark;
 mod generate;
+mod inspect;
+mod perplexity;
 mod ui;
 
 use clap::{Parser, Subcommand};
@@ -21,6 +24,12 @@ struct Cli {
 enum Verb {
     /// Answer one prompt.
     Generate(generate::Args),
+    /// Measure prompt and generation speed on random tokens.
+    Benchmark(benchmark::Args),
+    /// Measure how well a model predicts a text.
+    Perplexity(perplexity::Args),
+    /// Say what a model is made of, from its headers alone.
+    Inspect(inspect::Args),
 }
 
 fn main() -> ExitCode {
@@ -28,6 +37,9 @@ fn main() -> ExitCode {
     ui::log();
     let result = match cli.verb {
         Verb::Generate(args) => generate::run(args),
+        Verb::Benchmark(args) => benchmark::run(args),
+        Verb::Perplexity(args) => perplexity::run(args),
+        Verb::Inspect(args) => inspect::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

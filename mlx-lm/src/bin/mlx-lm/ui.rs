@@ -22,6 +22,19 @@ impl Wait {
         Wait { what, start: Instant::now(), bar: None, told: false }
     }
 
+    /// A wait whose length nobody knows.
+    pub fn spin(what: &'static str) -> Self {
+        let mut wait = Wait::new(what);
+        if io::stderr().is_terminal() {
+            let bar = ProgressBar::new_spinner().with_message(what);
+            bar.enable_steady_tick(Duration::from_millis(120));
+            wait.bar = Some(bar);
+        } else {
+            let _ = writeln!(io::stderr(), "{what}");
+        }
+        wait
+    }
+
     /// `done` of `total` steps are behind us.
     pub fn at(&mut self, done: usize, total: usize) {
         if let Some(bar) = &self.bar {
@@ -37,7 +50,7 @@ impl Wait {
                 bar.enable_steady_tick(Duration::from_millis(250));
                 self.bar = Some(bar);
             } else if self.start.elapsed() > PATIENCE {
-                eprintln!("{}: {done}/{total}", self.what);
+                let _ = writeln!(io::stderr(), "{}: {done}/{total}", self.what);
                 self.told = true;
             }
         }
@@ -69,6 +82,12 @@ pub fn say(text: &str) -> Result<()> {
 /// Writes a line to stdout.
 pub fn line(text: impl std::fmt::Display) -> Result<()> {
     say(&format!("{text}\n"))
+}
+
+/// Writes a line to stderr.
+pub fn note(text: &str) -> Result<()> {
+    let _ = writeln!(io::stderr(), "{text}");
+    Ok(())
 }
 
 /// Writes one JSON object to stdout.
