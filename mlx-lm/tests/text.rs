@@ -7,6 +7,8 @@ mod from_gguf;
 mod templates;
 #[path = "text/tokenizers.rs"]
 mod tokenizers;
+#[path = "text/tools.rs"]
+mod tools;
 
 use serde_json::Value;
 

@@ -21,6 +21,8 @@ pub use detokenizer::Detokenizer;
 pub use gguf::GgufMeta;
 pub use thinking::Thinking;
 
+use crate::chat::stream::Markers;
+use crate::chat::tools::ToolParsers;
 use crate::chat::{ChatTemplate, Message, RenderOptions};
 use crate::error::{Error, Result};
 use pieces::{Decoding, Pieces};
@@ -225,6 +227,27 @@ impl Tokenizer {
         }
         let source = self.chat_template().map(|t| t.source());
         crate::chat::tools::infer(source, &|token| self.token_to_id(token).is_some())
+    }
+
+    /// The markers that part this model's answers: of thinking, of tool calls, and those without meaning for a reader.
+    ///
+    /// Errors: a `tool_parser_type` that is not known.
+    pub fn markers(&self) -> Result<Markers> {
+        let tool = match self.tool_parser() {
+            Some(name) => {
+                let (start, end) = ToolParsers::builtin().get(name)?.markers();
+                Some((start.to_string(), end.to_string()))
+            }
+            None => None,
+        };
+        let xtml = thinking::XTML.iter().all(|t| self.token_to_id(t).is_some());
+        let structural = ["<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"];
+        Ok(Markers {
+            thinking: self.thinking().map(|t| (t.start.clone(), t.end.clone())),
+            tool,
+            structural: structural.iter().filter(|_| xtml).map(|m| m.to_string()).collect(),
+            stop: Vec::new(),
+        })
     }
 }
 

@@ -115,3 +115,19 @@ fn broken_files_are_named() {
     std::fs::write(empty.path().join("tokenizer.json"), [0xff, 0xfe, 0x00]).unwrap();
     assert!(Tokenizer::from_dir(empty.path(), &[]).is_err());
 }
+
+#[test]
+fn markers_and_tool_forms_come_from_the_checkpoint() {
+    let form = |files: &[(&str, &str)]| load(files).unwrap().tool_parser().map(str::to_string);
+    assert_eq!(form(&[]), None);
+    assert_eq!(form(&[("chat_template.jinja", "<tool_call>{{ tool_call.name }}")]).as_deref(), Some("json_tools"));
+    let config = r#"{"tool_parser_type": "mistral", "chat_template": "<tool_call>{{ tool_call.name }}"}"#;
+    let tokenizer = load(&[("tokenizer_config.json", config)]).unwrap();
+    assert_eq!(tokenizer.tool_parser(), Some("mistral"));
+    let markers = tokenizer.markers().unwrap();
+    assert_eq!(markers.thinking, Some(("<think>".into(), "</think>".into())));
+    assert_eq!(markers.tool, Some(("[TOOL_CALLS]".into(), String::new())));
+    assert!(markers.structural.is_empty());
+    let unknown = load(&[("tokenizer_config.json", r#"{"tool_parser_type": "morse"}"#)]).unwrap();
+    assert!(unknown.markers().unwrap_err().to_string().contains("morse"));
+}
