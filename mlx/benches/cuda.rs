@@ -70,14 +70,14 @@ fn gemv(name: &str, n: i32, k: i32, m: i32, quant: Option<Quant>, norm: bool, ga
     let nw = mx::ones([k], Dtype::Bfloat16);
     let y0 = mx::zeros([m, n], Dtype::Bfloat16);
     mx::eval([&x, &nw, &y0]).unwrap();
-    let calls = sets.max(60);
+    let calls = sets.max(400);
     let run = |plain: bool| {
         time(calls, || {
             let mut y = y0.clone();
             for i in 0..calls {
-                let f = Fused { norm: norm.then_some((&nw, 1e-5)), gate, residual: Some(&y) };
+                let f = Fused { norm: norm.then_some((&nw, 1e-5)), gate, residual: Some(&y), ..Default::default() };
                 let w = weights[i % sets].matrix();
-                y = if plain { fast::linear_plain(&x, w, f) } else { fast::linear(&x, w, f) };
+                y = if plain { fast::linear_plain(&x, &[w], f) } else { fast::linear(&x, &[w], f) };
             }
             y
         })
@@ -119,6 +119,7 @@ fn attention(name: &str, heads: i32, kv: i32, d: i32, batch: i32, keys: i32) {
         window: None,
         softcap: None,
         sinks: None,
+        next: None,
     };
     let t = time(layers, || {
         let mut y = qkv.clone();

@@ -37,6 +37,8 @@ pub struct DecodeAttention<'a> {
     pub softcap: Option<f32>,
     /// One logit per head without a value: [heads].
     pub sinks: Option<&'a Array>,
+    /// Weights that the following call reads: their start may be brought into the card's cache meanwhile.
+    pub next: Option<&'a Array>,
 }
 
 /// Where the new token of each row goes.
@@ -128,8 +130,8 @@ impl KvBuffers {
         self.rewound = false;
     }
 
-    /// The attention of one new token per row: qkv [B, (H + 2 Hkv) * D] (query heads, key heads, value heads)
-    /// -> [B, H * D], with the rotated key and the value appended at `place`. Slots must lie within the buffers.
+    /// The attention of one new token per row: qkv [B, .., (H + 2 Hkv) * D] (query heads, key heads, value heads)
+    /// -> [B, .., H * D], with the rotated key and the value appended at `place`. Slots must lie within the buffers.
     #[track_caller]
     pub fn attend(&mut self, qkv: &Array, place: Place<'_>, a: &DecodeAttention<'_>) -> Array {
         self.check(qkv, place, a);
@@ -168,7 +170,10 @@ impl KvBuffers {
             && a.heads > 0
             && h > 0
             && a.heads % h == 0
-            && qkv.shape() == [b, (a.heads + 2 * h) * d]
+            && qkv.ndim() >= 2
+            && qkv.dim(-1) == (a.heads + 2 * h) * d
+            && qkv.size() as i64 == b as i64 * qkv.dim(-1) as i64
+            && qkv.dim(0) == b
             && a.rotation.is_none_or(|r| {
                 r.radians.ndim() == 1 && r.radians.dim(0) * 2 <= d && r.radians.dtype() == Dtype::Float32
             })
@@ -239,7 +244,10 @@ impl KvBuffers {
                 s.softmax(-1).slice_axis(-1, 0..t).matmul(&up(&self.values)).astype(dtype)
             }
         };
-        o.reshape([b, h * d])
+        let mut shape = qkv.shape().to_vec();
+        shape.pop();
+        shape.push(h * d);
+        o.reshape(shape)
     }
 }
 

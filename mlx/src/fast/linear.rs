@@ -7,7 +7,7 @@
 use super::cuda::gemv::{self, Experts};
 use super::{Gate, cuda, rms_norm};
 use crate::error::refuse;
-use crate::{Array, Dtype, Gather, Quant, dequantize, gather_mm, gather_qmm, quantized_matmul};
+use crate::{Array, Dtype, Gather, Quant, QuantMode, concatenate, dequantize, gather_mm, gather_qmm, quantized_matmul};
 
 /// A weight [..., N, K] as checkpoints hold it: dense, or packed with scales (and offsets in affine mode).
 #[derive(Debug, Clone, Copy)]
@@ -59,68 +59,79 @@ impl<'a> Matrix<'a> {
 pub struct Fused<'a> {
     /// x becomes rms_norm(x) with this weight [K] and epsilon.
     pub norm: Option<(&'a Array, f32)>,
-    /// The product [..., 2N] is a gate and an up half: act(gate) * up [..., N].
+    /// The product [..., 2N] is a gate and an up half: act(gate) * up [..., N]. Two parts are these halves.
     pub gate: Option<Gate>,
     /// Added last: [..., N].
     pub residual: Option<&'a Array>,
+    /// Weights that the following call reads: their start may be brought into the card's cache meanwhile.
+    pub next: [Option<&'a Array>; 2],
 }
 
 /// Rows of x from which a quantised product on CUDA is cheaper in dense form than by the few-row kernel.
 const MANY_ROWS: i32 = 33;
 
-/// x [..., K] times W.T (W [N, K]; [2N, K] with a gate), with what [`Fused`] asks for around it: [..., N].
+/// x [..., K] times W.T, with what [`Fused`] asks for around it. W is the rows of all `parts` one after the other
+/// (q, k, v of an attention, gate and up of an MLP), so that one call reads x once: [..., sum of N], with a gate half.
 ///
 /// ```
 /// use mlx::{self as mx, Array, fast};
 /// let (x, w) = (mx::ones([1, 32], mx::Dtype::Float32), mx::ones([8, 32], mx::Dtype::Float32));
-/// let y = fast::linear(&x, fast::Matrix::dense(&w), fast::Fused { residual: Some(&Array::from(1.0f32)), ..Default::default() });
-/// assert_eq!(y.max(()).item::<f32>()?, 33.0);
+/// let f = fast::Fused { residual: Some(&Array::from(1.0f32)), ..Default::default() };
+/// let y = fast::linear(&x, &[fast::Matrix::dense(&w), fast::Matrix::dense(&w)], f);
+/// assert_eq!((y.dim(-1), y.max(()).item::<f32>()?), (16, 33.0));
 /// # Ok::<(), mx::Error>(())
 /// ```
 #[track_caller]
-pub fn linear(x: &Array, w: Matrix<'_>, f: Fused<'_>) -> Array {
-    match on_gpu(x, &w, &f) {
+pub fn linear(x: &Array, parts: &[Matrix<'_>], f: Fused<'_>) -> Array {
+    match on_gpu(x, parts, &f) {
         Some(y) => y,
-        None => plain(x, w, f),
+        None => linear_plain(x, parts, f),
     }
 }
 
-/// [`linear`] from plain ops.
-#[track_caller]
-pub fn linear_plain(x: &Array, w: Matrix<'_>, f: Fused<'_>) -> Array {
-    plain(x, w, f)
+/// Whether [`linear`] and the decode step run as single kernels here: ops of this thread go to a card that has them.
+pub fn is_fused() -> bool {
+    cuda::current_gpu().is_some()
 }
 
-fn on_gpu(x: &Array, w: &Matrix<'_>, f: &Fused<'_>) -> Option<Array> {
+fn on_gpu(x: &Array, parts: &[Matrix<'_>], f: &Fused<'_>) -> Option<Array> {
     let gpu = cuda::current_gpu()?;
-    if x.ndim() == 0 || w.weight.ndim() != 2 || !cuda::is_half(x.dtype()) {
+    if x.ndim() == 0 || !cuda::is_half(x.dtype()) {
         return None;
     }
-    let (k, n, rows) = (x.dim(-1), w.outputs(), x.size() / x.dim(-1).max(1) as usize);
-    let fused = f.norm.is_some() || f.gate.is_some() || f.residual.is_some();
+    let (k, rows) = (x.dim(-1), x.size() / x.dim(-1).max(1) as usize);
+    let fused = f.norm.is_some() || f.gate.is_some() || f.residual.is_some() || parts.len() > 1;
+    let dense = parts.iter().any(|p| p.quant.is_none());
     // MLX's own dense product of one row is as fast, that of many rows faster
-    if rows > 32 || rows == 0 || (w.quant.is_none() && (rows > 8 || !fused)) {
+    if rows > 32 || rows == 0 || (dense && (rows > 8 || !fused)) {
         return None;
     }
-    if k != w.inputs() || !w.is_whole() || (f.gate.is_some() && n % 2 != 0) {
+    if !parts.iter().all(|w| w.weight.ndim() == 2 && w.inputs() == k && w.is_whole()) {
         return None;
     }
-    let n = if f.gate.is_some() { n / 2 } else { n };
+    let mut n: i32 = parts.iter().map(Matrix::outputs).sum();
+    if f.gate.is_some() {
+        if n % 2 != 0 || (parts.len() == 2 && parts[0].outputs() * 2 != n) {
+            return None;
+        }
+        n /= 2;
+    }
     let mut out: smallvec::SmallVec<[i32; 4]> = x.shape().into();
     *out.last_mut()? = n;
     let like = |a: &Array, shape: &[i32]| a.dtype() == x.dtype() && a.shape() == shape;
     let fits = f.norm.is_none_or(|(nw, _)| like(nw, &[k]))
         && f.residual.is_none_or(|r| like(r, &out))
-        && w.bias.is_none_or(|b| like(b, &[w.outputs()]));
+        && parts.iter().all(|w| w.bias.is_none_or(|b| like(b, &[w.outputs()])));
     let traced = || [Some(x), f.norm.map(|n| n.0), f.residual].into_iter().flatten().any(cuda::is_traced);
-    if !fits || traced() || w.is_traced() {
+    if !fits || traced() || parts.iter().any(Matrix::is_traced) {
         return None;
     }
-    gemv::gemv(gpu, x, w, f, None, &out)
+    gemv::gemv(gpu, x, parts, f, None, &out)
 }
 
+/// [`linear`] from plain ops.
 #[track_caller]
-fn plain(x: &Array, w: Matrix<'_>, f: Fused<'_>) -> Array {
+pub fn linear_plain(x: &Array, parts: &[Matrix<'_>], f: Fused<'_>) -> Array {
     let normed;
     let x = match f.norm {
         Some((weight, eps)) => {
@@ -129,13 +140,19 @@ fn plain(x: &Array, w: Matrix<'_>, f: Fused<'_>) -> Array {
         }
         None => x,
     };
-    let mut y = product(x, &w);
-    if let Some(b) = w.bias {
-        y = y + b;
-    }
-    if let Some(gate) = f.gate {
-        y = halves(&y, gate);
-    }
+    let with_bias = |w: &Matrix<'_>| {
+        let y = product(x, w);
+        w.bias.map_or(y.clone(), |b| y + b)
+    };
+    let y = match (parts, f.gate) {
+        ([], _) => refuse("linear", "no weight"),
+        ([g, u], Some(gate)) => super::gated(gate, &with_bias(g), &with_bias(u)),
+        ([one], None) => with_bias(one),
+        (many, gate) => {
+            let y = concatenate(&many.iter().map(with_bias).collect::<Vec<_>>(), -1);
+            gate.map_or(y.clone(), |g| halves(&y, g))
+        }
+    };
     match f.residual {
         Some(r) => r + y,
         None => y,
@@ -165,72 +182,88 @@ fn product(x: &Array, w: &Matrix<'_>) -> Array {
     quantized_matmul(x, w.weight, scales, w.biases, true, q)
 }
 
-/// Rows of an embedding table [V, K] times `scale`: ids [...] -> [..., K] of `dtype`.
+/// Rows of an embedding table [V, K] times `scale`, in the dtype of the table or its scales: ids [...] (uint32) ->
+/// [..., K]; ids out of range are clipped. `None` where no single kernel does it.
 #[track_caller]
-pub fn embed(ids: &Array, table: Matrix<'_>, scale: f32, dtype: Dtype) -> Array {
-    let few = || {
-        let gpu = cuda::current_gpu()?;
-        let usable = table.weight.ndim() == 2 && table.is_whole() && table.bias.is_none() && !table.is_traced();
-        let ids = if ids.dtype() == Dtype::Uint32 { ids.clone() } else { ids.astype(Dtype::Uint32) };
-        usable.then(|| gemv::embed(gpu, &ids, &table, table.inputs(), dtype, scale))?
+pub fn embed_fused(ids: &Array, table: &Matrix<'_>, scale: f32) -> Option<Array> {
+    let gpu = cuda::current_gpu()?;
+    let dtype = match (table.quant.map(|q| q.mode), table.scales) {
+        (None, _) => table.weight.dtype(),
+        (Some(QuantMode::Affine), Some(s)) => s.dtype(),
+        _ => Dtype::Bfloat16,
     };
-    if let Some(rows) = few() {
-        return rows;
-    }
-    let take = |a: &Array| a.take(&ids.reshape(-1), 0);
-    let rows = match (table.quant, table.scales) {
-        (Some(q), Some(s)) => {
-            dequantize(&take(table.weight), &take(s), table.biases.map(take).as_ref(), q, Some(dtype))
-        }
-        _ => take(table.weight).astype(dtype),
-    };
-    let mut shape = ids.shape().to_vec();
-    shape.push(table.inputs());
-    let rows = rows.reshape(shape);
-    if scale == 1.0 { rows } else { rows * scale }
+    let usable = table.weight.ndim() == 2 && table.is_whole() && table.bias.is_none() && !table.is_traced();
+    usable.then(|| gemv::embed(gpu, ids, table, table.inputs(), dtype, scale))?
 }
 
-/// Products with chosen experts: x [T, K] or [T * S, K], W [E, N, K] ([E, 2N, K] with a gate), `experts` [T, S] uint32.
-/// Row t * S + s of the result [T * S, N] is x row t (or t * S + s) times expert `experts[t, s]`. Ids are clipped.
+/// Products with chosen experts, as [`linear`] with matrices [E, N, K]: x [..., 1 or S, 1, K], `experts` [..., S]
+/// (clipped to E) -> [..., S, 1, N]. Of [`Fused`] only the gate applies.
 ///
 /// `sorted`: the ids, read in order, never fall, which lets many rows of one expert be multiplied at once.
 #[track_caller]
-pub fn expert_linear(x: &Array, w: Matrix<'_>, experts: &Array, gate: Option<Gate>, sorted: bool) -> Array {
-    if x.ndim() != 2 || w.weight.ndim() != 3 {
-        refuse("expert_linear", format!("x {:?}, weights {:?}: 2 and 3 axes expected", x.shape(), w.weight.shape()));
-    }
-    let rows = experts.size() as i32;
-    let share = if x.dim(0) > 0 && rows % x.dim(0) == 0 { rows / x.dim(0) } else { 0 };
-    if share == 0 && rows != 0 {
-        refuse("expert_linear", format!("{rows} choices for {} rows", x.dim(0)));
-    }
-    let f = Fused { gate, ..Default::default() };
-    let few = || {
-        let gpu = cuda::current_gpu()?;
-        let n = if gate.is_some() { w.outputs() / 2 } else { w.outputs() };
-        let usable = rows <= 64 && rows > 0 && w.is_whole() && w.bias.is_none() && x.dim(-1) == w.inputs();
-        let ids = if experts.dtype() == Dtype::Uint32 { experts.clone() } else { experts.astype(Dtype::Uint32) };
-        let traced = || cuda::is_traced(x) || cuda::is_traced(experts) || w.is_traced();
-        (usable && !traced()).then(|| gemv::gemv(gpu, x, &w, &f, Some(Experts { idx: &ids, share }), &[rows, n]))?
-    };
-    if let Some(y) = few() {
+pub fn expert_linear(x: &Array, parts: &[Matrix<'_>], experts: &Array, gate: Option<Gate>, sorted: bool) -> Array {
+    if let Some(y) = few_experts(x, parts, experts, gate) {
         return y;
     }
-    let ids = experts.reshape(-1).astype(Dtype::Uint32);
-    let x = if share > 1 { crate::repeat(x, share, 0) } else { x.clone() };
-    let x = x.expand_dims(1);
-    let choose = Gather { lhs: None, rhs: Some(&ids), sorted };
-    let y = match (w.quant, w.scales) {
-        (Some(q), Some(s)) if sorted && rows >= MANY_ROWS && cuda::current_gpu().is_some() && !cuda::is_traced(&x) => {
-            let dense = dequantize(w.weight, s, w.biases, q, Some(x.dtype()));
-            gather_mm(&x, &dense.swapaxes(-1, -2), None, Some(&ids), sorted)
-        }
-        (Some(q), Some(s)) => gather_qmm(&x, w.weight, s, w.biases, choose, true, q),
-        _ => gather_mm(&x, &w.weight.swapaxes(-1, -2), None, Some(&ids), sorted),
+    let with_bias = |w: &Matrix<'_>| {
+        let y = expert_product(x, w, experts, sorted);
+        w.bias.map_or(y.clone(), |b| y + b.take(experts, 0).expand_dims(-2))
     };
-    let mut y = y.squeeze(1);
-    if let Some(b) = w.bias {
-        y = y + b.take(&ids, 0);
+    match (parts, gate) {
+        ([g, u], Some(gate)) => super::gated(gate, &with_bias(g), &with_bias(u)),
+        ([one], gate) => {
+            let y = with_bias(one);
+            gate.map_or(y.clone(), |g| halves(&y, g))
+        }
+        _ => refuse("expert_linear", format!("{} matrices", parts.len())),
     }
-    gate.map_or(y.clone(), |g| halves(&y, g))
+}
+
+/// How many token-expert pairs one launch takes: each reads its matrix by itself.
+const FEW_PAIRS: usize = 64;
+
+fn few_experts(x: &Array, parts: &[Matrix<'_>], experts: &Array, gate: Option<Gate>) -> Option<Array> {
+    let gpu = cuda::current_gpu()?;
+    let (nd, pairs) = (x.ndim(), experts.size());
+    if pairs == 0 || pairs > FEW_PAIRS || nd < 3 || experts.ndim() + 2 != nd || x.dim(-2) != 1 {
+        return None;
+    }
+    let slots = experts.dim(-1);
+    let (lead, width) = (&x.shape()[..nd - 3], x.dim(-3));
+    let k = x.dim(-1);
+    let usable = lead == &experts.shape()[..nd - 3]
+        && (width == 1 || width == slots)
+        && parts.iter().all(|w| w.weight.ndim() == 3 && w.is_whole() && w.bias.is_none() && w.inputs() == k)
+        && parts.windows(2).all(|p| p[0].weight.shape() == p[1].weight.shape())
+        && (parts.len() == 1 || (parts.len() == 2 && gate.is_some()));
+    if !usable || cuda::is_traced(x) || cuda::is_traced(experts) || parts.iter().any(Matrix::is_traced) {
+        return None;
+    }
+    let first = parts.first()?;
+    let n = if gate.is_some() && parts.len() == 1 { first.outputs() / 2 } else { first.outputs() };
+    let ids = if experts.dtype() == Dtype::Uint32 { experts.clone() } else { experts.astype(Dtype::Uint32) };
+    let share = if width == 1 { slots } else { 1 };
+    let mut shape: smallvec::SmallVec<[i32; 5]> = experts.shape().into();
+    shape.extend([1, n]);
+    let f = Fused { gate, ..Default::default() };
+    gemv::gemv(gpu, x, parts, &f, Some(Experts { idx: &ids, share }), &shape)
+}
+
+/// One matrix of [`expert_linear`] from plain ops; on CUDA many rows of quantised experts go through a dense copy, since
+/// MLX's quantised form multiplies every pair by itself.
+#[track_caller]
+fn expert_product(x: &Array, w: &Matrix<'_>, experts: &Array, sorted: bool) -> Array {
+    match (w.quant, w.scales) {
+        (Some(q), Some(s)) => {
+            let many = sorted && experts.size() > FEW_PAIRS && experts.ndim() == 1;
+            if many && cuda::is_half(x.dtype()) && cuda::current_gpu().is_some() && !cuda::is_traced(x) {
+                let dense = dequantize(w.weight, s, w.biases, q, Some(x.dtype()));
+                // a fresh shape: MLX's grouped product misreads the stride that expand_dims gives an axis of one
+                let x = crate::contiguous(x).reshape([x.dim(0), 1, -1]);
+                return gather_mm(&x, &dense.swapaxes(-1, -2), None, Some(experts), true);
+            }
+            gather_qmm(x, w.weight, s, w.biases, Gather { rhs: Some(experts), sorted, ..Default::default() }, true, q)
+        }
+        _ => super::gather_linear(x, w.weight, experts, sorted),
+    }
 }

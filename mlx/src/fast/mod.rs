@@ -5,7 +5,7 @@ mod decode;
 mod linear;
 
 pub use decode::{DecodeAttention, KvBuffers, Place, Rotation};
-pub use linear::{Fused, Matrix, embed, expert_linear, linear, linear_plain};
+pub use linear::{Fused, Matrix, embed_fused, expert_linear, is_fused, linear, linear_plain};
 
 pub use crate::cpu::Gate;
 use crate::error::refuse;

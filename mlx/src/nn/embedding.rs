@@ -4,6 +4,7 @@ use super::adapter::{Adapter, row_norms};
 use super::module::{LayerMut, Module, Param, Path};
 use super::weight::Weight;
 use crate::error::refuse;
+use crate::fast::Matrix;
 use crate::{Array, Dtype, Quant, random};
 
 /// Rows of a table (`nn.Embedding`, `nn.QuantizedEmbedding`, mlx-lm's `LoRAEmbedding` and `DoRAEmbedding`).
@@ -68,6 +69,11 @@ impl Embedding {
                 (m.value() / row_norms(&adapted).stop_gradient()) * out
             }
         }
+    }
+
+    /// The table as the ops of `fast` take it; `None` with an adapter, which they do not know.
+    pub fn matrix(&self) -> Option<Matrix<'_>> {
+        self.adapter.is_none().then(|| self.weight.matrix())
     }
 
     /// Number of rows.

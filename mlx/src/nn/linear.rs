@@ -4,6 +4,7 @@ use super::adapter::{Adapter, row_norms};
 use super::module::{LayerMut, Module, Param, Path};
 use super::weight::Weight;
 use crate::error::refuse;
+use crate::fast::{self, Fused, Matrix};
 use crate::{Array, Dtype, Quant, addmm, random};
 
 /// y = x W.T + b (`nn.Linear`, `nn.QuantizedLinear`, mlx-lm's `LoRALinear` and `DoRALinear`).
@@ -57,7 +58,7 @@ impl Linear {
             (Some(b), None) if x.dtype().size() > 2 || !crate::stream::is_cpu() => {
                 addmm(b, x, &self.weight.weight.t(), 1.0, 1.0)
             }
-            (Some(b), _) => self.weight.matmul(x) + b.value(),
+            (Some(b), _) => fast::linear(x, &[self.weight.matrix().with_bias(Some(b))], Fused::default()),
             (None, _) => self.weight.matmul(x),
         }
     }
@@ -75,6 +76,11 @@ impl Linear {
             Some(b) => out + b.value(),
             None => out,
         }
+    }
+
+    /// The layer as the ops of `fast` take it; `None` with an adapter, which they do not know.
+    pub fn matrix(&self) -> Option<Matrix<'_>> {
+        self.adapter.is_none().then(|| self.weight.matrix().with_bias(self.bias.as_deref()))
     }
 
     pub fn in_features(&self) -> i32 {

@@ -4,7 +4,8 @@ use super::adapter::Adapter;
 use super::module::{LayerMut, Module, Param, Path};
 use super::weight::Weight;
 use crate::error::refuse;
-use crate::{Array, Dtype, Gather, Quant, gather_qmm, random};
+use crate::fast::{self, Matrix};
+use crate::{Array, Dtype, Quant, random};
 
 /// y = x W[e].T + b[e] for chosen experts e (`SwitchLinear`, `QuantizedSwitchLinear`, `LoRASwitchLinear`).
 ///
@@ -43,16 +44,8 @@ impl SwitchLinear {
     /// x: [..., 1 or k, 1, in], indices: [..., k] -> [..., k, 1, out]; `sorted` says that the indices ascend.
     #[track_caller]
     pub fn forward(&self, x: &Array, indices: &Array, sorted: bool) -> Array {
-        let mut y = match &self.weight.packed {
-            None => crate::fast::gather_linear(x, &self.weight.weight, indices, sorted),
-            Some(p) => {
-                let gather = Gather { rhs: Some(indices), sorted, ..Gather::default() };
-                gather_qmm(x, &self.weight.weight, &p.scales, p.biases.as_deref(), gather, true, p.quant)
-            }
-        };
-        if let Some(b) = &self.bias {
-            y = y + b.take(indices, 0).expand_dims(-2);
-        }
+        let matrix = self.weight.matrix().with_bias(self.bias.as_deref());
+        let y = fast::expert_linear(x, &[matrix], indices, None, sorted);
         match &self.adapter {
             None => y,
             Some(a) => {
@@ -61,6 +54,11 @@ impl SwitchLinear {
                 y + (z * a.scale).astype(x.dtype())
             }
         }
+    }
+
+    /// The experts as the ops of `fast` take them; `None` with an adapter, which they do not know.
+    pub fn matrix(&self) -> Option<Matrix<'_>> {
+        self.adapter.is_none().then(|| self.weight.matrix().with_bias(self.bias.as_deref()))
     }
 
     pub fn in_features(&self) -> i32 {

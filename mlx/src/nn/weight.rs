@@ -2,7 +2,8 @@
 
 use super::module::{Param, Path};
 use crate::error::refuse;
-use crate::{Array, Quant, fast};
+use crate::fast::{self, Fused, Matrix};
+use crate::{Array, Quant};
 
 /// A weight [..., out, in], dense or quantised along its last axis.
 #[derive(Debug, Clone)]
@@ -49,23 +50,26 @@ impl Weight {
         }
     }
 
+    /// The weight as the ops of `fast` take it.
+    pub fn matrix(&self) -> Matrix<'_> {
+        match &self.packed {
+            None => Matrix::dense(&self.weight),
+            Some(p) => Matrix::quantized(&self.weight, &p.scales, p.biases.as_deref(), p.quant),
+        }
+    }
+
     /// x @ weight.T for a weight [out, in].
     #[track_caller]
     pub fn matmul(&self, x: &Array) -> Array {
-        fast::linear(x, self.matrix(), fast::Fused::default())
-    }
-
-    /// The weight as fused ops take it.
-    pub fn matrix(&self) -> fast::Matrix<'_> {
-        match &self.packed {
-            None => fast::Matrix::dense(&self.weight),
-            Some(p) => fast::Matrix::quantized(&self.weight, &p.scales, p.biases.as_deref(), p.quant),
-        }
+        fast::linear(x, &[self.matrix()], Fused::default())
     }
 
     /// Rows of the dense form.
     #[track_caller]
     pub fn rows(&self, ids: &Array) -> Array {
+        if let Some(rows) = fast::embed_fused(ids, &self.matrix(), 1.0) {
+            return rows;
+        }
         match &self.packed {
             None => self.weight.take(ids, 0),
             Some(p) => {

@@ -29,6 +29,7 @@ fn check(c: &Case, places: &[Place]) {
     let r = radians(c.dims);
     let norms = (normal(&[c.d], c.dtype, 0.1) + 1.0, normal(&[c.d], c.dtype, 0.1) + 1.0);
     let sinks = normal(&[c.heads], c.dtype, 2.0);
+    let qkv_next = normal(&[3, 1000], c.dtype, 1.0);
     mx::eval([&norms.0, &norms.1, &sinks, &r]).unwrap();
     let wide = |a: &Array| a.astype(Dtype::Float32);
     let (n32, s32) = ((wide(&norms.0), wide(&norms.1)), wide(&sinks));
@@ -42,9 +43,14 @@ fn check(c: &Case, places: &[Place]) {
         window: c.window,
         softcap: c.softcap,
         sinks: c.sinks.then_some(&sinks),
+        next: c.norm.then_some(&qkv_next),
     };
-    let exact =
-        DecodeAttention { qk_norm: c.norm.then_some((&n32.0, &n32.1, 1e-6)), sinks: c.sinks.then_some(&s32), ..a };
+    let exact = DecodeAttention {
+        next: None,
+        qk_norm: c.norm.then_some((&n32.0, &n32.1, 1e-6)),
+        sinks: c.sinks.then_some(&s32),
+        ..a
+    };
     let mut fast = KvBuffers::new(&k0 + 0, &v0 + 0);
     let mut slow = KvBuffers::new(wide(&k0), wide(&v0));
     let mut snapshot = None;
@@ -158,6 +164,7 @@ fn steps_built_before_any_is_evaluated_run_in_order() {
         window: None,
         softcap: None,
         sinks: None,
+        next: None,
     };
     let (k0, v0) = (normal(&shape, c.dtype, 1.0), normal(&shape, c.dtype, 1.0));
     let mut fast = KvBuffers::new(&k0 + 0, &v0 + 0);

@@ -67,10 +67,15 @@ fn check(
     let x = normal(&[m, k], dtype, 1.0);
     let nw = normal(&[k], dtype, 0.1) + 1.0;
     let (res, b) = (normal(&[m, n], dtype, 1.0), normal(&[rows], dtype, 1.0));
-    let f = Fused { norm: norm.then_some((&nw, 1e-5)), gate, residual: sum.then_some(&res) };
+    let f = Fused {
+        norm: norm.then_some((&nw, 1e-5)),
+        gate,
+        residual: sum.then_some(&res),
+        next: [bias.then_some(&x), None],
+    };
     let matrix = w.matrix().with_bias(bias.then_some(&b));
     poison((m * n * 2) as usize);
-    let y = fast::linear(&x, matrix, f);
+    let y = fast::linear(&x, &[matrix], f);
     y.eval().unwrap();
     let want = mx::with_device(Device::Cpu, || {
         let x = if norm { rms(&x, &nw, 1e-5) } else { x.astype(Dtype::Float32) };
@@ -87,7 +92,7 @@ fn check(
     let what = format!("m{m} k{k} n{n} {q:?} {dtype} norm {norm} gate {gate:?} sum {sum} bias {bias}");
     assert!(e < 1.2e-2, "{what}: {e:e}");
     // a second call goes through the loaded module
-    let again = fast::linear(&x, matrix, f);
+    let again = fast::linear(&x, &[matrix], f);
     assert_eq!(error(&again, &y), 0.0, "{what}: not the same twice");
     println!("{what}: {e:.1e}");
 }
@@ -143,12 +148,12 @@ fn operands_that_the_kernel_cannot_take_use_the_plain_form() {
     let wide = normal(&[2, 512], Dtype::Bfloat16, 1.0);
     // a strided view is copied, not misread
     let x = wide.slice_axis(1, 128..384);
-    let y = fast::linear(&x, w.matrix(), Fused::default());
+    let y = fast::linear(&x, &[w.matrix()], Fused::default());
     let want = mx::with_device(Device::Cpu, || x.astype(Dtype::Float32).matmul(&w.exact.t()));
     assert!(error(&y, &want) < 1.2e-2);
     let x = normal(&[2, 256], Dtype::Float32, 1.0);
     let dense = weight(&[64, 256], None, Dtype::Float32);
-    let y = fast::linear(&x, dense.matrix(), Fused { residual: Some(&Array::from(1.0f32)), ..Default::default() });
+    let y = fast::linear(&x, &[dense.matrix()], Fused { residual: Some(&Array::from(1.0f32)), ..Default::default() });
     let want = mx::with_device(Device::Cpu, || x.matmul(&dense.exact.t()) + 1.0);
     assert!(error(&y, &want) < 1e-2);
 }
@@ -171,7 +176,7 @@ fn embeddings_are_rows_of_the_dense_table() {
     ] {
         let w = weight(&[100, k], q, Dtype::Bfloat16);
         poison(6 * k as usize * 2);
-        let y = fast::embed(&ids, w.matrix(), 2.0, Dtype::Bfloat16);
+        let y = fast::embed_fused(&ids, &w.matrix(), 2.0).expect("a kernel");
         y.eval().unwrap();
         let want = mx::with_device(Device::Cpu, || w.exact.take(&ids.reshape(-1), 0).reshape([2, 3, k]) * 2.0);
         let e = error(&y, &want);
@@ -203,7 +208,13 @@ fn experts_are_chosen_per_row() {
             let chosen = Array::from_slice(&ids, [rows, slots]);
             let x = normal(&[rows, k], Dtype::Bfloat16, 1.0);
             poison((rows * slots * n * 2) as usize);
-            let y = fast::expert_linear(&x, w.matrix(), &chosen, gate, sorted);
+            let (wide, chosen) = if sorted {
+                (mx::repeat(&x, slots, 0).expand_dims(1), chosen.reshape(-1))
+            } else {
+                (x.expand_dims([-2, -3]), chosen)
+            };
+            let y = fast::expert_linear(&wide, &[w.matrix()], &chosen, gate, sorted);
+            let y = y.reshape([rows * slots, n]);
             y.eval().unwrap();
             let want = mx::with_device(Device::Cpu, || {
                 let rows: Vec<Array> = ids
@@ -223,4 +234,65 @@ fn experts_are_chosen_per_row() {
             assert!(e < 1.2e-2, "{q:?} rows {rows} slots {slots} gate {gate:?}: {e:e}");
         }
     }
+}
+
+#[test]
+fn parts_are_one_matrix_row_by_row() {
+    if !card("parts_are_one_matrix_row_by_row") {
+        return;
+    }
+    fresh_seed();
+    for (q, sizes) in [
+        (None, vec![64, 16, 33]),
+        (Some(Quant::affine(64, 4)), vec![48, 16, 16]),
+        (Some(Quant::affine(64, 4)), vec![40, 24]),
+        (Some(Quant::of_mode(QuantMode::Mxfp8)), vec![96, 31]),
+    ] {
+        for m in [1, 3, 12] {
+            let k = 512;
+            let weights: Vec<Weight> = sizes.iter().map(|&n| weight(&[n, k], q, Dtype::Bfloat16)).collect();
+            let biases: Vec<Array> = sizes.iter().map(|&n| normal(&[n], Dtype::Bfloat16, 1.0)).collect();
+            let parts: Vec<Matrix> = weights.iter().zip(&biases).map(|(w, b)| w.matrix().with_bias(Some(b))).collect();
+            let (x, nw) = (normal(&[m, 1, k], Dtype::Bfloat16, 1.0), normal(&[k], Dtype::Bfloat16, 0.1) + 1.0);
+            poison((m * sizes.iter().sum::<i32>() * 2) as usize);
+            let y = fast::linear(&x, &parts, Fused { norm: Some((&nw, 1e-6)), ..Default::default() });
+            y.eval().unwrap();
+            let want = mx::with_device(Device::Cpu, || {
+                let x = rms(&x, &nw, 1e-6);
+                let each: Vec<Array> = weights
+                    .iter()
+                    .zip(&biases)
+                    .map(|(w, b)| x.matmul(&w.exact.t()) + b.astype(Dtype::Float32))
+                    .collect();
+                mx::concatenate(&each, -1)
+            });
+            let e = error(&y, &want);
+            assert!(e < 1.2e-2, "{q:?} {sizes:?} m {m}: {e:e}");
+        }
+    }
+    // gate and up apart, also chosen by expert
+    let (n, k) = (40, 256);
+    let q = Some(Quant::affine(64, 4));
+    for m in [1, 5] {
+        let (g, u) = (weight(&[n, k], q, Dtype::Bfloat16), weight(&[n, k], q, Dtype::Bfloat16));
+        let x = normal(&[m, k], Dtype::Bfloat16, 1.0);
+        let y = fast::linear(&x, &[g.matrix(), u.matrix()], Fused { gate: Some(Gate::Silu), ..Default::default() });
+        let want = mx::with_device(Device::Cpu, || {
+            let x = x.astype(Dtype::Float32);
+            act(Gate::Silu, &mx::concatenate(&[x.matmul(&g.exact.t()), x.matmul(&u.exact.t())], -1))
+        });
+        let e = error(&y, &want);
+        assert!(e < 1.2e-2, "gate and up, m {m}: {e:e}");
+    }
+    let (g, u) = (weight(&[3, n, k], q, Dtype::Bfloat16), weight(&[3, n, k], q, Dtype::Bfloat16));
+    let (x, ids) = (normal(&[1, 1, 1, 1, k], Dtype::Bfloat16, 1.0), Array::from_slice(&[2u32, 0], [1, 1, 2]));
+    let y = fast::expert_linear(&x, &[g.matrix(), u.matrix()], &ids, Some(Gate::Silu), false);
+    assert_eq!(y.shape(), [1, 1, 2, 1, n]);
+    let want = mx::with_device(Device::Cpu, || {
+        let x = x.reshape([1, k]).astype(Dtype::Float32);
+        let one = |w: &Array, e: i32| x.matmul(&w.slice_axis(0, e..e + 1).squeeze(0).t());
+        let rows = [2, 0].map(|e| act(Gate::Silu, &mx::concatenate(&[one(&g.exact, e), one(&u.exact, e)], -1)));
+        mx::concatenate(&rows, 0).reshape([1, 1, 2, 1, n])
+    });
+    assert!(error(&y, &want) < 1.2e-2);
 }

@@ -18,12 +18,13 @@ struct Attention {
     norm: bool,
     sinks: bool,
     rows: bool,
+    next: bool,
 }
 
 impl Spec for Attention {
     fn name(&self) -> String {
         format!(
-            "attention_{}_d{}g{}w{}_r{}{}n{}s{}p{}",
+            "attention_{}_d{}g{}w{}_r{}{}n{}s{}p{}x{}",
             if self.f16 { "f16" } else { "bf16" },
             self.head_dim,
             self.group,
@@ -32,7 +33,8 @@ impl Spec for Attention {
             self.traditional as u8,
             self.norm as u8,
             self.sinks as u8,
-            self.rows as u8
+            self.rows as u8,
+            self.next as u8
         )
     }
 
@@ -43,6 +45,8 @@ impl Spec for Attention {
             (self.norm, "const u16*", "k_norm"),
             (self.sinks, "const u16*", "sinks"),
             (self.rows, "const int*", "place"),
+            (true, "int*", "count"),
+            (self.next, "const u8*", "next"),
         ];
         let parameters: String = optional.iter().filter(|o| o.0).map(|o| format!("{} {}, ", o.1, o.2)).collect();
         let arguments: String =
@@ -50,10 +54,10 @@ impl Spec for Attention {
         let threads = self.warps * 32;
         format!(
             "#define HALF {}\n{COMMON}{ATTENTION}\nextern \"C\" __global__ void __launch_bounds__({threads}) {name}(\
-             const u16* qkv, u16* kc, u16* vc, {parameters}int* count, u16* out, float* part, int slot, int cap, \
-             int window, int rot, float eps, float scale, float cap_logit, float feature) {{\n\
-             attention<{}, {}, {}, {}>(qkv, kc, vc, {arguments}count, out, part, slot, cap, window, rot, eps, scale, \
-             cap_logit, feature);\n}}\n",
+             const u16* qkv, u16* kc, u16* vc, {parameters}u16* out, float* part, int slot, int cap, \
+             int window, int rot, float eps, float scale, float cap_logit, float feature, int next_bytes) {{\n\
+             attention<{}, {}, {}, {}>(qkv, kc, vc, {arguments}out, part, slot, cap, window, rot, eps, scale, \
+             cap_logit, feature, next_bytes);\n}}\n",
             self.f16 as u8, self.head_dim, self.group, self.warps, self.traditional,
         )
     }
@@ -69,6 +73,9 @@ pub(crate) fn is_supported(a: &DecodeAttention) -> bool {
 }
 
 const WARPS: i32 = 4;
+
+/// Bytes of the next weight to bring into the cache meanwhile.
+const PREFETCH: usize = 12 << 20;
 
 /// The step; writes `counters` and both buffers in place. `None` if the card's compiler refuses the kernel.
 ///
@@ -93,6 +100,7 @@ pub(crate) fn attend(
         norm: a.qk_norm.is_some(),
         sinks: a.sinks.is_some(),
         rows: matches!(place, Place::Rows(_)),
+        next: a.next.is_some(),
     };
     let kernel = kernel(&KERNELS, spec, gpu)?;
     let (slot, rows) = match place {
@@ -109,6 +117,7 @@ pub(crate) fn attend(
     let norms = [a.qk_norm.map(|n| n.0), a.qk_norm.map(|n| n.1)];
     inputs.extend([a.rotation.map(|r| r.radians), norms[0], norms[1], a.sinks, rows].into_iter().flatten());
     inputs.push(counters);
+    inputs.extend(a.next);
     let scalars = [
         Scalar::Int(slot),
         Scalar::Int(cap),
@@ -118,8 +127,10 @@ pub(crate) fn attend(
         Scalar::Float(a.scale),
         Scalar::Float(a.softcap.unwrap_or(0.0)),
         Scalar::Float(a.rotation.map_or(1.0, |r| r.feature_scale)),
+        Scalar::Int(a.next.map_or(0, |n| n.nbytes().min(PREFETCH)) as i32),
     ];
-    let out = [b, a.heads * d];
+    let mut out: SmallVec<[i32; 4]> = qkv.shape().into();
+    *out.last_mut()? = a.heads * d;
     let part = [b * hk * splits * group * (d + 2)];
     let launch = Launch { grid: [splits, hk, b], threads: WARPS * 32, shared: 0 };
     // SAFETY: shapes were checked by the caller; slots lie within the buffers; `counters` has a word per group

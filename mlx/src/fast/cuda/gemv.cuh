@@ -1,11 +1,13 @@
 // out[m, n] = EPILOGUE( sum_k X[m, k] * W[n, k] ) for few rows of x, weights of any format, each weight read once.
-// X = NORM ? rms_norm(x, norm, eps) : x. A tile is 16 rows of W (GATED: 8 gate rows and the 8 up rows that go with
-// them, W = [gate; up] of 2N rows). A block takes tiles blockIdx.x, + gridDim.x, ...; its warps share the columns of a
+// X = NORM ? rms_norm(x, norm, eps) : x. W is one matrix or PARTS of them, rows on rows, each but the last of a
+// multiple of 16 rows: the first `end0` rows lie in parts[0], those up to `end1` in parts[1]. A tile is 16 rows of W
+// (GATE: 8 gate rows and the 8 up rows that go with them, two parts of N rows or one of 2N). A block takes tiles blockIdx.x, + gridDim.x, ...; its warps share the columns of a
 // tile, U blocks of 128 a step; the weights of the next step are under way while the current ones are used, and the
 // first leave before x is staged. Weights go to the tensor cores as A, so up to 8 rows of x cost what one costs.
 // MB: 1, 8, 16 or 32 bounds the rows M. SHARED: x lies permuted in shared memory, with `stride` elements a row;
 // otherwise it is read where it is. K is a multiple of 32 (U = 2: of
 // 128 blocks an even number), any N, any M <= MB.
+// NEXT: what the next launch reads first is brought into the L2 cache once a block's tiles are done.
 // IDX: W is a stack of experts; grid row y takes x row y / share and expert idx[y], clipped; M = 1.
 enum Gate { NONE, SILU, GELU };
 
@@ -15,10 +17,16 @@ __device__ __forceinline__ float gated(int gate, float a, float b) {
   return 0.5f * a * (1.f + tanhf(c)) * b;
 }
 
-template <class F, int MB, int NW, int U, bool SHARED, bool NORM, int GATE, bool IDX>
-__device__ __forceinline__ void gemv(const u16* x, const u16* norm, const u8* w, const u8* scales, const u8* biases,
-                                     const u16* bias, const u16* res, const u32* idx, u16* out, int M, int N, int K,
-                                     int share, int experts, float eps) {
+struct Part {
+  const u8 *w, *scales, *biases;
+  const u16* bias;
+};
+
+template <class F, int PARTS, int MB, int NW, int U, bool SHARED, bool NORM, int GATE, bool IDX>
+__device__ __forceinline__ void gemv(const u16* x, const u16* norm, Part p0, Part p1, Part p2, const u16* res,
+                                     const u32* idx, const u8* next0, const u8* next1, u16* out, int M, int N, int K,
+                                     int end0, int end1, int share, int experts, int next_bytes, float eps) {
+  constexpr bool TWIN = GATE && PARTS == 2;  // gate and up apart
   constexpr int NT = NW * 32, TILES = (MB + 7) / 8, C = MB == 1 ? 1 : 8 * TILES, R = GATE ? 8 : 16;
   extern __shared__ __align__(16) u8 smem[];
   const int stride = (K + 127) / 128 * 128 + 32;
@@ -26,22 +34,32 @@ __device__ __forceinline__ void gemv(const u16* x, const u16* norm, const u8* w,
   float* factor = (float*)(smem + (SHARED ? (size_t)M * stride * 2 : 0));  // [MB], and [NW] for one row
   float* part = factor + MB + NW;                                          // [2][NW][16][C]
   const int tid = threadIdx.x, lane = tid & 31, warp = tid >> 5, r = lane >> 2, t = lane & 3;
-  const int tiles = (N + R - 1) / R, steps = (K + 128 * U - 1) / (128 * U), rows = GATE ? 2 * N : N;
+  const int tiles = (N + R - 1) / R, steps = (K + 128 * U - 1) / (128 * U);
   const size_t row_bytes = F::row_bytes(K), scale_bytes = F::scale_bytes(K);
   if (IDX) {
-    const size_t e = min(idx[blockIdx.y], (u32)experts - 1);
-    w += e * rows * row_bytes, scales += e * rows * scale_bytes, biases += e * rows * scale_bytes;
+    const size_t rows = min(idx[blockIdx.y], (u32)experts - 1) * (size_t)(GATE && !TWIN ? 2 * N : N);
+    auto choose = [&](Part& p) {
+      p.w += rows * row_bytes, p.scales += rows * scale_bytes, p.biases += rows * scale_bytes;
+      if (p.bias) p.bias += rows;
+    };
+    choose(p0);
+    if (TWIN) choose(p1);
     x += (size_t)(blockIdx.y / share) * K, out += (size_t)blockIdx.y * N;
-    if (bias) bias += e * rows;
   }
   F a[U], b[U];
   auto load = [&](int tile, int step) {
-    const int ra = GATE ? min(tile * 8 + r, N - 1) : min(tile * 16 + r, N - 1);
-    const int rb = GATE ? ra + N : min(tile * 16 + r + 8, N - 1);
+    int ra = GATE ? min(tile * 8 + r, N - 1) : min(tile * 16 + r, N - 1);
+    int rb = TWIN ? ra : GATE ? ra + N : min(tile * 16 + r + 8, N - 1);
+    Part pa = p0, pb = TWIN ? p1 : p0;
+    if (!GATE && PARTS > 1) {
+      const bool second = tile * 16 >= end0, third = PARTS > 2 && tile * 16 >= end1;
+      const int first = third ? end1 : second ? end0 : 0;
+      pa = third ? p2 : second ? p1 : p0, pb = pa, ra -= first, rb -= first;
+    }
 #pragma unroll
     for (int u = 0; u < U; u++) {
-      a[u].load(w + ra * row_bytes, scales + ra * scale_bytes, biases + ra * scale_bytes, step * U + u, t, K);
-      b[u].load(w + rb * row_bytes, scales + rb * scale_bytes, biases + rb * scale_bytes, step * U + u, t, K);
+      a[u].load(pa.w + ra * row_bytes, pa.scales + ra * scale_bytes, pa.biases + ra * scale_bytes, step * U + u, t, K);
+      b[u].load(pb.w + rb * row_bytes, pb.scales + rb * scale_bytes, pb.biases + rb * scale_bytes, step * U + u, t, K);
     }
   };
   if (warp < steps) load(blockIdx.x, warp);
@@ -152,11 +170,22 @@ __device__ __forceinline__ void gemv(const u16* x, const u16* norm, const u8* w,
         if (GATE) g += p[(row + 8) * C];
       }
       if (NORM && !HALF) s *= factor[m], g *= factor[m];
-      if (bias) s += widen(bias[n]), g += GATE ? widen(bias[n + N]) : 0.f;
+      if (p0.bias) {
+        const bool second = !GATE && PARTS > 1 && n >= end0, third = !GATE && PARTS > 2 && n >= end1;
+        s += widen(third ? p2.bias[n - end1] : second ? p1.bias[n - end0] : p0.bias[n]);
+        if (GATE) g += widen(TWIN ? p1.bias[n] : p0.bias[n + N]);
+      }
       if (GATE) s = gated(GATE, rounded(s), rounded(g));
       const size_t i = (size_t)m * N + n;
       if (res) s = rounded(s) + widen(res[i]);
       out[i] = narrow(s);
+    }
+  }
+  if (next0) {
+    const size_t first = ((size_t)blockIdx.x * NT + tid) * 128, by = (size_t)gridDim.x * NT * 128;
+    for (size_t i = first; i < next_bytes; i += by) {
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(next0 + i));
+      if (next1) asm volatile("prefetch.global.L2 [%0];" ::"l"(next1 + i));
     }
   }
 }

@@ -59,6 +59,10 @@ const SHARED_MOST: i32 = 224 << 10;
 struct Gemv {
     format: Format,
     f16: bool,
+    /// Matrices whose rows follow each other.
+    parts: u8,
+    /// Arrays of which the start is prefetched.
+    next: u8,
     /// Bound of the rows of x.
     rows: u8,
     warps: u8,
@@ -76,9 +80,11 @@ struct Gemv {
 impl Spec for Gemv {
     fn name(&self) -> String {
         format!(
-            "gemv_{}_{}_m{}_w{}u{}_s{}{}_n{}g{}b{}r{}i{}",
+            "gemv_{}_{}_p{}x{}_m{}_w{}u{}_s{}{}_n{}g{}b{}r{}i{}",
             self.format.name(),
             if self.f16 { "f16" } else { "bf16" },
+            self.parts,
+            self.next,
             self.rows,
             self.warps,
             self.unroll,
@@ -93,28 +99,42 @@ impl Spec for Gemv {
     }
 
     fn source(&self, name: &str) -> String {
-        let scaled = self.format != Format::Dense;
-        let optional = [
-            (self.norm, "const u16*", "norm"),
-            (true, "const u8*", "w"),
-            (scaled, "const u8*", "scales"),
-            (self.format.has_biases(), "const u8*", "biases"),
-            (self.bias, "const u16*", "bias"),
-            (self.residual, "const u16*", "res"),
-            (self.indexed, "const u32*", "idx"),
-        ];
-        let parameters: String = optional.iter().filter(|o| o.0).map(|o| format!("{} {}, ", o.1, o.2)).collect();
-        let arguments: String =
-            optional.iter().map(|o| if o.0 { format!("{}, ", o.2) } else { "nullptr, ".into() }).collect();
+        let (scaled, affine) = (self.format != Format::Dense, self.format.has_biases());
+        let mut parameters = String::from("const u16* x, ");
+        let mut declare = |on: bool, kind: &str, name: &str| {
+            if !on {
+                return "nullptr".to_string();
+            }
+            parameters += &format!("const {kind}* {name}, ");
+            name.to_string()
+        };
+        let norm = declare(self.norm, "u16", "norm");
+        let parts: Vec<String> = (0..3)
+            .map(|i| {
+                let on = i < self.parts;
+                let w = declare(on, "u8", &format!("w{i}"));
+                let scales = declare(on && scaled, "u8", &format!("scales{i}"));
+                let biases = declare(on && affine, "u8", &format!("biases{i}"));
+                let bias = declare(on && self.bias, "u16", &format!("bias{i}"));
+                format!("Part{{{w}, {scales}, {biases}, {bias}}}")
+            })
+            .collect();
+        let parts = parts.join(", ");
+        let res = declare(self.residual, "u16", "res");
+        let idx = declare(self.indexed, "u32", "idx");
+        let next = [declare(self.next > 0, "u8", "next0"), declare(self.next > 1, "u8", "next1")].join(", ");
         let threads = u32::from(self.warps) * 32;
         // how many blocks shall share a multiprocessor's registers
         let blocks = if self.rows > 8 { 1 } else { 512 / threads };
         format!(
             "#define HALF {}\n{COMMON}{FORMATS}{GEMV}\nextern \"C\" __global__ void __launch_bounds__({threads}, {blocks}) \
-             {name}(const u16* x, {parameters}u16* out, int M, int N, int K, int share, int experts, float eps) {{\n\
-             gemv<{}, {}, {}, {}, {}, {}, {}, {}>(x, {arguments}out, M, N, K, share, experts, eps);\n}}\n",
+             {name}({parameters}u16* out, int M, int N, int K, int end0, int end1, int share, int experts, \
+             int next_bytes, float eps) {{\n\
+             gemv<{}, {}, {}, {}, {}, {}, {}, {}, {}>(x, {norm}, {parts}, {res}, {idx}, {next}, out, M, N, K, end0, end1, \
+             share, experts, next_bytes, eps);\n}}\n",
             self.f16 as u8,
             self.format.class(),
+            self.parts,
             self.rows,
             self.warps,
             self.unroll,
@@ -154,19 +174,29 @@ pub(crate) struct Experts<'a> {
     pub share: i32,
 }
 
-/// The kernel's result for x [..., K] and W [N or 2N, K], of shape `out`; `None` where no kernel fits.
+/// Bytes of the next weight that are brought into the cache: about what the card reads between two launches.
+const PREFETCH: usize = 8 << 20;
+
+/// The kernel's result for x [..., K] and the rows of all parts, of shape `out`; `None` where no kernel fits.
+///
+/// The caller has checked that the shapes of parts, `f` and `out` belong together.
 pub(crate) fn gemv(
     gpu: &Gpu,
     x: &Array,
-    m: &Matrix,
+    parts: &[Matrix],
     f: &Fused,
     experts: Option<Experts>,
     out: &[i32],
 ) -> Option<Array> {
-    let format = Format::of(m)?;
+    let (first, rest) = parts.split_first()?;
+    let format = Format::of(first)?;
     let k = x.dim(-1);
     let n = *out.last()?;
-    if !fits(x.dtype(), m, k) || n == 0 {
+    let same = rest.iter().all(|p| p.quant == first.quant && p.bias.is_some() == first.bias.is_some());
+    // a tile lies in one part
+    let whole_tiles = f.gate.is_some() || parts[..parts.len() - 1].iter().all(|p| p.outputs() % 16 == 0);
+    let most = if f.gate.is_some() { 2 } else { 3 };
+    if !parts.iter().all(|p| fits(x.dtype(), p, k)) || n == 0 || !same || !whole_tiles || parts.len() > most {
         return None;
     }
     let total: i32 = out[..out.len() - 1].iter().product();
@@ -178,8 +208,7 @@ pub(crate) fn gemv(
         17..=32 => 32,
         _ => return None,
     };
-    let gated = f.gate.is_some();
-    let tiles = if gated { (n + 7) / 8 } else { (n + 15) / 16 };
+    let tiles = if f.gate.is_some() { (n + 7) / 8 } else { (n + 15) / 16 };
     let (warps, blocks) = shape_of(gpu, tiles * if experts.is_some() { total } else { 1 }, k, bound);
     let columns = if bound == 1 { 1 } else { bound };
     let fixed = (bound + warps) * 4 + 2 * warps * 16 * columns * 4;
@@ -194,40 +223,57 @@ pub(crate) fn gemv(
     let wide = format.unroll();
     let unroll =
         if bound <= 8 && columns_of_blocks % wide == 0 && columns_of_blocks >= wide * warps { wide } else { 1 };
+    let next: SmallVec<[&Array; 2]> = f.next.into_iter().flatten().collect();
     let spec = Gemv {
         format,
         f16: x.dtype() == Dtype::Float16,
+        parts: parts.len() as u8,
+        next: next.len() as u8,
         rows: bound as u8,
         warps: warps as u8,
         unroll: unroll as u8,
         shared,
         shared_steps: steps as u8,
         norm: f.norm.is_some(),
-        gate: f.gate.map_or(0, code),
-        bias: m.bias.is_some(),
+        gate: match f.gate {
+            None => 0,
+            Some(Gate::Silu) => 1,
+            Some(Gate::GeluTanh) => 2,
+        },
+        bias: first.bias.is_some(),
         residual: f.residual.is_some(),
         indexed: experts.is_some(),
     };
     let kernel = kernel(&GEMVS, spec, gpu)?;
-    let mut inputs: SmallVec<[&Array; 8]> = SmallVec::new();
+    let mut inputs: SmallVec<[&Array; 16]> = SmallVec::new();
     inputs.push(x);
     inputs.extend(f.norm.map(|n| n.0));
-    inputs.push(m.weight);
-    inputs.extend([m.scales, m.biases, m.bias, f.residual, experts.map(|e| e.idx)].into_iter().flatten());
+    for p in parts {
+        inputs.push(p.weight);
+        inputs.extend([p.scales, p.biases, p.bias].into_iter().flatten());
+    }
+    inputs.extend([f.residual, experts.map(|e| e.idx)].into_iter().flatten());
+    inputs.extend(next.iter().copied());
     let launch = Launch {
         grid: [blocks.min(tiles), experts.map_or(1, |_| total), 1],
         threads: warps * 32,
         shared: if steps == 0 { bytes } else { steps * 16384 },
     };
+    let end = |i: usize| parts[..i.min(parts.len())].iter().map(Matrix::outputs).sum::<i32>();
+    let ahead = next.iter().map(|a| a.nbytes()).min().unwrap_or(0).min(PREFETCH / next.len().max(1));
     let scalars = [
         Scalar::Int(rows),
         Scalar::Int(n),
         Scalar::Int(k),
+        Scalar::Int(end(1)),
+        Scalar::Int(end(2)),
         Scalar::Int(experts.map_or(1, |e| e.share)),
-        Scalar::Int(if m.weight.ndim() > 2 { m.weight.dim(0) } else { 1 }),
+        Scalar::Int(if first.weight.ndim() > 2 { first.weight.dim(0) } else { 1 }),
+        Scalar::Int(ahead as i32),
         Scalar::Float(f.norm.map_or(0.0, |n| n.1)),
     ];
-    // SAFETY: the kernel reads `rows` (or `total`) rows of K, N or 2N weight rows in this format, and writes `out`
+    // SAFETY: the kernel reads `rows` (or `total`) rows of K and all rows of the parts in this format, of `next` the
+    // first `ahead` bytes, and writes `out`
     let result = unsafe { kernel.call(&inputs, &[(out, x.dtype())], &scalars, launch) };
     result.into_iter().next()
 }
@@ -297,12 +343,4 @@ pub(crate) fn embed(gpu: &Gpu, ids: &Array, m: &Matrix, k: i32, dtype: Dtype, sc
     let launch = Launch { grid: [count, 1, 1], threads: 128, shared: 0 };
     // SAFETY: one block an id; ids are clipped to the table's rows
     unsafe { kernel.call(&inputs, &[(&shape, dtype)], &scalars, launch) }.into_iter().next()
-}
-
-/// The activation as the kernel numbers it.
-fn code(gate: Gate) -> u8 {
-    match gate {
-        Gate::Silu => 1,
-        Gate::GeluTanh => 2,
-    }
 }
