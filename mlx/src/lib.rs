@@ -36,6 +36,7 @@ pub mod linalg;
 pub mod memory;
 pub mod nn;
 mod ops;
+pub mod optim;
 pub mod plain;
 mod promote;
 pub mod random;

@@ -107,7 +107,7 @@ fn arms(input: &DeriveInput, attribute: &str) -> Result<Vec<(Tokens, Vec<Walked>
 fn module(input: DeriveInput) -> Result<Tokens, Error> {
     let ident = &input.ident;
     let is_enum = matches!(input.data, Data::Enum(_));
-    let (mut visit, mut visit_mut, mut layers, mut training) = (vec![], vec![], vec![], vec![]);
+    let (mut visit, mut visit_mut, mut layers, mut modules, mut training) = (vec![], vec![], vec![], vec![], vec![]);
     let mut types = vec![];
     for (pattern, walked, _) in arms(&input, "module")? {
         let kept: Vec<&Walked> = walked.iter().filter(|w| !w.skip).collect();
@@ -123,9 +123,12 @@ fn module(input: DeriveInput) -> Result<Tokens, Error> {
             .push(quote!(#pattern => { #ignore #(::mlx::nn::module::visit_field_mut(#bindings, #names, path, f);)* }));
         layers
             .push(quote!(#pattern => { #ignore #(::mlx::nn::module::layers_field_mut(#bindings, #names, path, f);)* }));
+        modules.push(quote!(#pattern => { #ignore #(::mlx::nn::module::modules_field(#bindings, #names, path, f);)* }));
         training.push(quote!(#pattern => { #ignore #(::mlx::nn::Module::set_training(#bindings, on);)* }));
     }
     let (params, args, clause) = bounded(&input, &types, quote!(::mlx::nn::Module));
+    // an enum stands for the layer in it
+    let itself = (!is_enum).then(|| quote!(f(path.as_str());));
     Ok(quote! {
         #[automatically_derived]
         #[allow(unused_variables)]
@@ -138,6 +141,10 @@ fn module(input: DeriveInput) -> Result<Tokens, Error> {
             }
             fn layers_mut(&mut self, path: &mut ::mlx::nn::Path, f: &mut dyn FnMut(&str, ::mlx::nn::LayerMut<'_>)) {
                 match self { #(#layers)* }
+            }
+            fn modules(&self, path: &mut ::mlx::nn::Path, f: &mut dyn FnMut(&str)) {
+                #itself
+                match self { #(#modules)* }
             }
             fn set_training(&mut self, on: bool) {
                 match self { #(#training)* }

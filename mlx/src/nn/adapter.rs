@@ -40,7 +40,7 @@ impl Adapter {
     }
 
     pub(super) fn drop_some(&self, x: &Array) -> Array {
-        if self.training { super::functions::dropout(x, self.dropout) } else { x.clone() }
+        if self.training { super::dropout::dropout(x, self.dropout.into(), x.shape()) } else { x.clone() }
     }
 
     /// (drop(x) a) b * scale, in the dtype of `like`.

@@ -188,6 +188,9 @@ impl Module for Embedding {
     fn layers_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, LayerMut<'_>)) {
         f(path.as_str(), LayerMut::Embedding(self));
     }
+    fn modules(&self, path: &mut Path, f: &mut dyn FnMut(&str)) {
+        f(path.as_str());
+    }
     fn set_training(&mut self, on: bool) {
         if let Some(a) = &mut self.adapter {
             a.set_training(on);

@@ -33,6 +33,15 @@ impl Linear {
         Linear::new(weight, bias.then(|| uniform(&[output])))
     }
 
+    /// A new quantised layer with a bias of zeros, as `nn.QuantizedLinear(input, output, bias)`.
+    #[track_caller]
+    pub fn init_quantized(input: i32, output: i32, bias: bool, quant: Quant) -> Self {
+        let mut layer = Linear::init(input, output, false);
+        layer.quantize(quant);
+        layer.bias = bias.then(|| Param::frozen(crate::zeros([output], Dtype::Float32)));
+        layer
+    }
+
     /// A quantised layer from its packed weight; nothing of it but the bias is trained.
     pub fn quantized(weight: Array, scales: Array, biases: Option<Array>, quant: Quant, bias: Option<Array>) -> Self {
         Linear { weight: Weight::quantized(weight, scales, biases, quant), bias: bias.map(Param::new), adapter: None }
@@ -205,6 +214,9 @@ impl Module for Linear {
     }
     fn layers_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, LayerMut<'_>)) {
         f(path.as_str(), LayerMut::Linear(self));
+    }
+    fn modules(&self, path: &mut Path, f: &mut dyn FnMut(&str)) {
+        f(path.as_str());
     }
     fn set_training(&mut self, on: bool) {
         if let Some(a) = &mut self.adapter {

@@ -19,23 +19,44 @@
 //! assert_eq!(names, ["up.weight", "up.bias", "down.weight"]);
 //! ```
 
+mod activations;
 mod adapter;
+mod bilinear;
+mod container;
+mod conv;
+mod dropout;
 mod embedding;
-mod functions;
+mod grad;
+pub mod init;
 mod linear;
+pub mod losses;
 pub mod module;
 mod module_ext;
 mod norm;
+mod pool;
 mod position;
+mod recurrent;
 mod switch;
+mod transformer;
+mod upsample;
 mod weight;
 
+pub use activations::*;
 pub use adapter::Adapter;
+pub use bilinear::{Bilinear, QQLinear};
+pub use container::{IntoLayers, Layer, Sequential};
+pub use conv::*;
+pub use dropout::{Dropout, Dropout2d, Dropout3d};
 pub use embedding::Embedding;
+pub use grad::{Grads, checkpoint, quantize, try_value_and_grad, value_and_grad};
 pub use linear::Linear;
 pub use mlx_macros::Module;
 pub use module::{LayerMut, Leaf, Module, Param, Path};
 pub use module_ext::ModuleExt;
-pub use norm::{LayerNorm, RmsNorm};
-pub use position::Rope;
+pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
+pub use pool::*;
+pub use position::{ALiBi, Rope, SinusoidalPositionalEncoding};
+pub use recurrent::{GRU, LSTM, RNN};
 pub use switch::SwitchLinear;
+pub use transformer::*;
+pub use upsample::{Upsample, UpsampleMode};

@@ -119,6 +119,52 @@ pub enum LayerMut<'a> {
     SwitchLinear(&'a mut super::SwitchLinear),
 }
 
+impl LayerMut<'_> {
+    /// Width of the weight's dense last axis.
+    pub fn width(&self) -> i32 {
+        match self {
+            LayerMut::Linear(l) => l.in_features(),
+            LayerMut::Embedding(l) => l.dims(),
+            LayerMut::SwitchLinear(l) => l.in_features(),
+        }
+    }
+    /// How the weight is quantised.
+    pub fn quant(&self) -> Option<crate::Quant> {
+        match self {
+            LayerMut::Linear(l) => l.quant(),
+            LayerMut::Embedding(l) => l.quant(),
+            LayerMut::SwitchLinear(l) => l.quant(),
+        }
+    }
+    /// Packs the weight.
+    #[track_caller]
+    pub fn quantize(&mut self, quant: crate::Quant) {
+        match self {
+            LayerMut::Linear(l) => l.quantize(quant),
+            LayerMut::Embedding(l) => l.quantize(quant),
+            LayerMut::SwitchLinear(l) => l.quantize(quant),
+        }
+    }
+    /// Makes the weight dense.
+    #[track_caller]
+    pub fn dequantize(&mut self) {
+        match self {
+            LayerMut::Linear(l) => l.dequantize(),
+            LayerMut::Embedding(l) => l.dequantize(),
+            LayerMut::SwitchLinear(l) => l.dequantize(),
+        }
+    }
+    /// Adds the adapter into the weight.
+    #[track_caller]
+    pub fn fuse(&mut self, dequantize: bool) {
+        match self {
+            LayerMut::Linear(l) => l.fuse(dequantize),
+            LayerMut::Embedding(l) => l.fuse(dequantize),
+            LayerMut::SwitchLinear(l) => l.fuse(dequantize),
+        }
+    }
+}
+
 /// Something with named parameters; derive it.
 pub trait Module {
     /// Calls `f` with the dotted name of every parameter, in the order of the fields.
@@ -135,6 +181,11 @@ pub trait Module {
     /// Switches layers that behave otherwise in training (dropout, batch norm).
     fn set_training(&mut self, on: bool) {
         let _ = on;
+    }
+
+    /// Calls `f` with the path of every module in here, itself first (`named_modules`).
+    fn modules(&self, path: &mut Path, f: &mut dyn FnMut(&str)) {
+        let _ = (path, f);
     }
 
     /// A name that replaces the field name in paths.
@@ -187,6 +238,9 @@ impl<T: Module> Module for Leaf<T> {
     fn set_training(&mut self, on: bool) {
         self.value.set_training(on);
     }
+    fn modules(&self, path: &mut Path, f: &mut dyn FnMut(&str)) {
+        self.value.modules(path, f);
+    }
     fn own_name(&self) -> Option<&str> {
         Some(&self.name)
     }
@@ -220,6 +274,13 @@ pub fn visit_field_mut<M: Module + ?Sized>(
     path.pop(mark);
 }
 
+/// `modules` of the field `name` (what the derive calls).
+pub fn modules_field<M: Module + ?Sized>(m: &M, name: &str, path: &mut Path, f: &mut dyn FnMut(&str)) {
+    let mark = path.push(m.own_name().unwrap_or(name));
+    m.modules(path, f);
+    path.pop(mark);
+}
+
 /// `layers_mut` of the field `name` (what the derive calls).
 pub fn layers_field_mut<M: Module + ?Sized>(
     m: &mut M,
@@ -246,6 +307,9 @@ macro_rules! forward {
             }
             fn set_training(&mut $self, on: bool) {
                 for m in $unique { m.set_training(on); }
+            }
+            fn modules(&$self, path: &mut Path, f: &mut dyn FnMut(&str)) {
+                for m in $shared { m.modules(path, f); }
             }
             fn own_name(&$self) -> Option<&str> { $name }
         }
@@ -274,6 +338,11 @@ impl<T: Module> Module for Option<T> {
             m.set_training(on);
         }
     }
+    fn modules(&self, path: &mut Path, f: &mut dyn FnMut(&str)) {
+        if let Some(m) = self {
+            m.modules(path, f);
+        }
+    }
     fn own_name(&self) -> Option<&str> {
         self.as_ref().and_then(Module::own_name)
     }
@@ -300,6 +369,11 @@ macro_rules! sequence {
             fn set_training(&mut self, on: bool) {
                 self.iter_mut().for_each(|m| m.set_training(on));
             }
+            fn modules(&self, path: &mut Path, f: &mut dyn FnMut(&str)) {
+                for (i, m) in self.iter().enumerate() {
+                    modules_field(m, &i.to_string(), path, f);
+                }
+            }
         }
     )* };
 }
@@ -322,6 +396,10 @@ macro_rules! map {
             }
             fn set_training(&mut self, on: bool) {
                 self.values_mut().for_each(|m| m.set_training(on));
+            }
+            fn modules(&self, path: &mut Path, f: &mut dyn FnMut(&str)) {
+                let $m = self;
+                for (name, m) in $shared { modules_field(m, name, path, f); }
             }
         }
     )* };
@@ -352,6 +430,9 @@ macro_rules! tuple {
             }
             fn set_training(&mut self, on: bool) {
                 $( self.$i.set_training(on); )+
+            }
+            fn modules(&self, path: &mut Path, f: &mut dyn FnMut(&str)) {
+                $( modules_field(&self.$i, stringify!($i), path, f); )+
             }
         }
     )* };

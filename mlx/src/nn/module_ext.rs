@@ -28,6 +28,21 @@ pub trait ModuleExt: Module {
         out
     }
 
+    /// Paths of all modules, the model itself first (`named_modules`).
+    fn module_names(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        self.modules(&mut Path::new(), &mut |path| out.push(path.to_string()));
+        out
+    }
+
+    /// Paths of the modules without modules in them, other than the model (`leaf_modules`).
+    fn leaf_module_names(&self) -> Vec<String> {
+        let all = self.module_names();
+        let holds = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'));
+        let leaf = |n: &&String| !n.is_empty() && !all.iter().any(|m| holds(n, m));
+        all.iter().filter(leaf).cloned().collect()
+    }
+
     /// Number of parameter elements (of a quantised weight: of its packed words).
     fn num_parameters(&self) -> usize {
         let mut n = 0;

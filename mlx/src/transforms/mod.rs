@@ -14,6 +14,7 @@ mod state;
 mod vmap;
 
 pub use autograd::*;
+pub(crate) use closure::carry;
 pub use compile::*;
 pub use custom::*;
 pub use eval::*;
