@@ -1,6 +1,8 @@
 //! The heart of the array layer: values, weak scalars, errors, threads, memory.
 mod core_ {
+    pub mod distributed;
     pub mod indexing;
+    pub mod kernels;
     pub mod memory;
     pub mod threads;
     pub mod values;
