@@ -3,13 +3,14 @@
 use std::{ffi::OsString, path::PathBuf};
 
 /// What a change of makes the build run again. (`CMAKE`, `CXX` and the like: the crates `cmake` and `cc`.)
-pub const VARIABLES: [&str; 11] = [
+pub const VARIABLES: [&str; 12] = [
     "MLX_SYS_CACHE",
     "XDG_CACHE_HOME",
     "MLX_SYS_PYTHON",
     "MLX_SYS_BLAS",
     "MLX_DIR",
     "MLX_SOURCE_DIR",
+    "MLX_CMAKE_ARGS",
     "MLX_C_SOURCE_DIR",
     "MLX_OFFLINE",
     "CARGO_NET_OFFLINE",
@@ -33,6 +34,8 @@ pub struct Env {
     pub mlx_dir: Option<PathBuf>,
     /// `MLX_SOURCE_DIR`: MLX's source tree, for the feature `source`.
     pub mlx_source: Option<PathBuf>,
+    /// `MLX_CMAKE_ARGS`: further arguments, split at spaces, for the CMake of the feature `source`.
+    pub cmake_args: Vec<String>,
     /// `MLX_C_SOURCE_DIR`: mlx-c's source tree, in place of the one cargo fetches.
     pub mlxc_source: Option<PathBuf>,
     /// Off with the feature `no-link` or on docs.rs: the crate then has no library and links none.
@@ -76,6 +79,7 @@ impl Env {
             openblas: blas != "reference",
             mlx_dir: path("MLX_DIR"),
             mlx_source: path("MLX_SOURCE_DIR"),
+            cmake_args: text("MLX_CMAKE_ARGS").split_whitespace().map(String::from).collect(),
             mlxc_source: path("MLX_C_SOURCE_DIR"),
             link: path("CARGO_FEATURE_NO_LINK").is_none() && path("DOCS_RS").is_none(),
             cuda: path("CARGO_FEATURE_CUDA").is_some(),

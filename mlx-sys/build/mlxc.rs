@@ -87,6 +87,9 @@ pub fn cmake(env: &Env, tools: &Tools, step: &str, out: &Path, defines: &[(&str,
     for (name, value) in defines {
         c.define(name, value);
     }
+    for arg in env.cmake_args.iter().filter(|_| step == "mlx") {
+        c.configure_arg(arg);
+    }
     // SAFETY: the build script has one thread; the crate takes the program's path from the environment alone
     unsafe { std::env::set_var("CMAKE", &tools.cmake) };
     let what = match step {

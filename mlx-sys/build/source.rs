@@ -23,7 +23,7 @@ pub fn build(env: &Env, cache: &Cache) -> Result<PathBuf, String> {
         }
         None => None,
     };
-    let mut facts = vec![VERSION.to_string()];
+    let mut facts = vec![VERSION.to_string(), env.target.clone(), env.cmake_args.join(" ")];
     if let Some(dir) = &tree {
         println!("cargo:rerun-if-changed={}", dir.join("mlx").display());
         stamp(dir, &dir.join("mlx"), &mut facts)?;

@@ -109,6 +109,7 @@ fn switches_are_read() {
     assert!(read(&[("MLX_SYS_BLAS", "mkl")]).unwrap_err().contains("mkl"));
     assert!(!read(&[("DOCS_RS", "1")]).unwrap().link);
     assert!(!read(&[("CARGO_FEATURE_NO_LINK", "1")]).unwrap().link);
+    assert_eq!(read(&[("MLX_CMAKE_ARGS", "-DA=1  -DB=2")]).unwrap().cmake_args, ["-DA=1", "-DB=2"]);
     assert_eq!(read(&[("CARGO_FEATURE_CUDA", "1")]).unwrap().package(), "mlx-cuda-13");
 }
 
