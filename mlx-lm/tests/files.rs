@@ -5,6 +5,8 @@ mod config;
 mod gguf;
 #[path = "files/gguf_file.rs"]
 mod gguf_file;
+#[path = "files/gguf_hostile.rs"]
+mod gguf_hostile;
 #[path = "files/hub.rs"]
 mod hub;
 #[path = "files/inspect.rs"]
