@@ -5,6 +5,7 @@ pub mod cache;
 pub mod chat;
 pub mod config;
 pub mod decoder;
+pub mod doctor;
 pub mod error;
 pub mod families;
 pub mod ffn;

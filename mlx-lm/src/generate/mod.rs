@@ -5,6 +5,7 @@
 mod language;
 mod processors;
 mod sampler;
+mod session;
 mod stats;
 mod stop;
 mod stream;
@@ -13,6 +14,7 @@ mod tokens;
 pub use language::{LanguageModel, gguf_options, load, load_with, tokenizer};
 pub use processors::{Processor, Processors};
 pub use sampler::Sampler;
+pub use session::Session;
 pub use stats::{Clock, Stats};
 pub use stop::StopStrings;
 pub use stream::{FinishReason, Response, StreamOptions, TextStream};

@@ -4,6 +4,9 @@
 
 mod args;
 mod benchmark;
+mod bundle;
+mod chat;
+mod doctor;
 mod generate;
 mod inspect;
 mod perplexity;
@@ -24,12 +27,18 @@ struct Cli {
 enum Verb {
     /// Answer one prompt.
     Generate(generate::Args),
+    /// Talk with a model.
+    Chat(chat::Args),
     /// Measure prompt and generation speed on random tokens.
     Benchmark(benchmark::Args),
     /// Measure how well a model predicts a text.
     Perplexity(perplexity::Args),
     /// Say what a model is made of, from its headers alone.
     Inspect(inspect::Args),
+    /// Say what this build and this machine are, and whether they compute right.
+    Doctor(doctor::Args),
+    /// Put this program and its libraries in a folder that runs on another machine.
+    Bundle(bundle::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,9 +46,12 @@ fn main() -> ExitCode {
     ui::log();
     let result = match cli.verb {
         Verb::Generate(args) => generate::run(args),
+        Verb::Chat(args) => chat::run(args),
         Verb::Benchmark(args) => benchmark::run(args),
         Verb::Perplexity(args) => perplexity::run(args),
         Verb::Inspect(args) => inspect::run(args),
+        Verb::Doctor(args) => doctor::run(args),
+        Verb::Bundle(args) => bundle::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
