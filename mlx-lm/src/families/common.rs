@@ -1,7 +1,7 @@
 //! Readings of a config that most families share.
 
 use crate::Result;
-use crate::blueprint::{Activation, Attention, Mlp, Norm, Rope};
+use crate::blueprint::{Activation, Attention, Blueprint, Branch, Layer, Mlp, Norm, Rope, Spec};
 use crate::config::Config;
 use crate::weights::Tensors;
 
@@ -85,6 +85,20 @@ pub fn activation(c: &Config, key: &str, default: Activation) -> Result<Activati
 /// The RMS norm of the config's eps.
 pub fn rms(d: &Dims) -> Norm {
     Norm::rms(d.eps)
+}
+
+/// The llama shape: `input_layernorm`, `self_attn`, `post_attention_layernorm`, `mlp` in every layer.
+pub fn llama_shape(d: &Dims, mixer: Attention, mlp: Mlp, tied: bool) -> Blueprint {
+    let layer = llama_layer(d, mixer, mlp);
+    Blueprint::new(d.vocab, d.hidden, rms(d), tied, vec![layer; d.layers as usize])
+}
+
+/// One layer of the llama shape.
+pub fn llama_layer(d: &Dims, mixer: impl Spec, ffn: impl Spec) -> Layer {
+    Layer::sequential([
+        Branch::mixer("input_layernorm", rms(d), "self_attn", mixer),
+        Branch::ffn("post_attention_layernorm", rms(d), "mlp", ffn),
+    ])
 }
 
 /// Nothing but what no model needs: rotary tables, and a head that is tied.

@@ -1,13 +1,8 @@
 //! Families: each file turns a config into a blueprint and names the quirks of its published checkpoints.
 //!
-//! No array maths here. A new family is a file with a `FAMILY` constant and a line in [`ALL`].
+//! No array maths here. A new family is a file with a `FAMILY` constant and a line in the list below.
 
 mod common;
-mod gemma3;
-mod llama;
-mod qwen2;
-mod qwen3;
-mod qwen3_moe;
 
 use crate::blueprint::Blueprint;
 use crate::config::Config;
@@ -23,8 +18,29 @@ pub struct Family {
     pub checkpoint: fn(&Config, &mut Tensors) -> Result<()>,
 }
 
-/// All families, by file name.
-pub const ALL: &[Family] = &[gemma3::FAMILY, llama::FAMILY, qwen2::FAMILY, qwen3::FAMILY, qwen3_moe::FAMILY];
+/// Declares the files and the table of all families.
+macro_rules! families {
+    ($($name:ident,)*) => {
+        $(mod $name;)*
+        /// All families, by file name.
+        pub const ALL: &[Family] = &[$($name::FAMILY,)*];
+    };
+}
+
+families! {
+    ernie4_5,
+    gemma3,
+    granite,
+    helium,
+    llama,
+    mimo,
+    minicpm,
+    qwen2,
+    qwen3,
+    qwen3_moe,
+    seed_oss,
+    telechat3,
+}
 
 /// The family of a config.
 pub fn find(config: &Config) -> Result<&'static Family> {

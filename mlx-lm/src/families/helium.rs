@@ -1,0 +1,19 @@
+//! Helium: llama with interleaved rotary pairs.
+
+use super::Family;
+use super::common::{Dims, attention, dims, llama_shape, plain_checkpoint, swiglu};
+use crate::Result;
+use crate::blueprint::Blueprint;
+use crate::config::Config;
+
+pub const FAMILY: Family = Family { model_types: &["helium"], blueprint, checkpoint: plain_checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let d = Dims { head_dim: d.hidden / d.heads, ..d };
+    let mut mixer = attention(c, &d)?;
+    mixer.qkv_bias = c.flag_or("attention_bias", false)?;
+    mixer.rope = mixer.rope.map(|r| r.traditional(true));
+    let mlp = swiglu(&d).bias(c.flag_or("mlp_bias", false)?);
+    Ok(llama_shape(&d, mixer, mlp, c.tie_word_embeddings()?.unwrap_or(false)))
+}

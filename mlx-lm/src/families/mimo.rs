@@ -1,0 +1,22 @@
+//! MiMo: the qwen2 body; multi-token-prediction layers are dropped.
+
+use super::Family;
+use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu};
+use crate::Result;
+use crate::blueprint::Blueprint;
+use crate::config::Config;
+use crate::weights::Tensors;
+
+pub const FAMILY: Family = Family { model_types: &["mimo"], blueprint, checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let mut mixer = attention(c, &d)?;
+    mixer.qkv_bias = true;
+    Ok(llama_shape(&d, mixer, swiglu(&d), c.tie_word_embeddings()?.unwrap_or(false)))
+}
+
+fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    t.drop_where(|n| n.starts_with("model.mtp_layers."));
+    plain_checkpoint(c, t)
+}
