@@ -12,6 +12,8 @@ use std::path::Path;
 pub struct LoadOptions<'a> {
     /// Called with (done, total) layers.
     pub progress: Option<&'a mut dyn FnMut(usize, usize)>,
+    /// Compute in this type: stored floats are converted while loading. `None` keeps the checkpoint's.
+    pub dtype: Option<mlx::Dtype>,
     /// Parts beyond this crate's.
     pub registry: Option<Registry>,
 }
@@ -44,6 +46,7 @@ impl Model {
         let blueprint = (family.blueprint)(&config)?;
         let quant = config.quantization()?.mlx()?;
         let mut tensors = Tensors::open(checkpoint)?;
+        tensors.cast_floats(options.dtype);
         let registry = options.registry.unwrap_or_else(Registry::builtin);
         let mut silent = |_: usize, _: usize| {};
         let progress = options.progress.unwrap_or(&mut silent);

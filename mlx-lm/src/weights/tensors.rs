@@ -27,6 +27,8 @@ pub struct Tensors {
     map: BTreeMap<String, Tensor>,
     /// Where they came from, for messages.
     origin: String,
+    /// What stored 16- and 32-bit floats become when they are taken.
+    float: Option<mx::Dtype>,
 }
 
 impl Tensors {
@@ -44,7 +46,12 @@ impl Tensors {
             let tensor = Tensor::Stored { checkpoint, from, dtype: info.dtype, shape };
             map.insert(info.name.clone(), tensor);
         }
-        Ok(Tensors { map, origin: checkpoint.path().display().to_string() })
+        Ok(Tensors { map, origin: checkpoint.path().display().to_string(), float: None })
+    }
+
+    /// Makes stored floats (f16, bf16, f32) arrays of this type, dense weights and scales alike.
+    pub fn cast_floats(&mut self, dtype: Option<mx::Dtype>) {
+        self.float = dtype;
     }
 
     /// Where the tensors came from.
@@ -77,7 +84,7 @@ impl Tensors {
     /// Takes a tensor out. 8-bit floats come as their bytes (uint8).
     pub fn take(&mut self, name: &str) -> Result<Array> {
         match self.map.remove(name) {
-            Some(t) => t.into_array(name),
+            Some(t) => t.into_array(name, self.float),
             None => Err(Error::tensor(name, format!("missing in {}", self.origin))),
         }
     }
@@ -178,7 +185,7 @@ impl Tensors {
 }
 
 impl Tensor {
-    fn into_array(self, name: &str) -> Result<Array> {
+    fn into_array(self, name: &str, float: Option<mx::Dtype>) -> Result<Array> {
         let (bytes, dtype, shape) = match self {
             Tensor::Array(a) => return Ok(a),
             Tensor::Stored { checkpoint, from, dtype, shape } => (checkpoint.bytes(&from)?, dtype, shape),
@@ -200,6 +207,10 @@ impl Tensor {
             Dtype::F64 => D::Float64,
             Dtype::C64 => D::Complex64,
         };
-        Array::try_from_bytes(&bytes, &shape, to).map_err(|e| Error::tensor(name, e.to_string()))
+        let array = Array::try_from_bytes(&bytes, &shape, to).map_err(|e| Error::tensor(name, e.to_string()))?;
+        match (float, dtype) {
+            (Some(f), Dtype::F16 | Dtype::BF16 | Dtype::F32) => Ok(array.astype(f)),
+            _ => Ok(array),
+        }
     }
 }
