@@ -6,6 +6,7 @@ pub mod chat;
 pub mod config;
 pub mod decoder;
 pub mod doctor;
+pub mod engine;
 pub mod error;
 pub mod families;
 pub mod ffn;
