@@ -214,7 +214,7 @@ impl Kernel for Job<'_> {
     unsafe fn run<S: Simd>(self) {
         unsafe {
             let a = self.a;
-            let height = if S::N == 16 { 12 } else { 6 };
+            let height = if const { S::N == 16 } { 12 } else { 6 };
             let rows = self.r1 - self.r0;
             let padded = rows.next_multiple_of(height);
             let (d, dv) = (a.q.dims[3], a.v.dims[3]);
@@ -311,7 +311,7 @@ impl Panel<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(&self) {
         unsafe {
-            if S::N == 16 {
+            if const { S::N == 16 } {
                 match self.live {
                     1 => self.rows::<S, 1>(12),
                     2 => self.rows::<S, 2>(12),
@@ -440,7 +440,7 @@ impl Kernel for Merge<'_> {
     unsafe fn run<S: Simd>(self) {
         unsafe {
             let job = self.job;
-            let height = if S::N == 16 { 12 } else { 6 };
+            let height = if const { S::N == 16 } { 12 } else { 6 };
             let rows = job.r1 - job.r0;
             let padded = rows.next_multiple_of(height);
             let (maxima, weights) = (padded * job.dvp, padded * job.dvp + padded);

@@ -101,7 +101,6 @@ macro_rules! with_code {
         }
     };
 }
-pub(crate) use with_code;
 
 /// Elements `k0 .. k0 + n` of row `row` of a packed matrix as f32; `k0` and `n` are multiples of the group.
 ///

@@ -175,6 +175,7 @@ pub(crate) struct Gemm<'a> {
 
 impl Kernel for Gemm<'_> {
     type Out = ();
+    const DOTS_BF16: bool = true;
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         unsafe {
@@ -266,17 +267,15 @@ impl Step {
     #[inline(always)]
     unsafe fn rows<S: Simd>(&self, rows: usize) {
         unsafe {
-            if S::N == 16 {
+            if const { S::N == 16 } {
                 match rows {
-                    0..=2 => self.tile::<S, 2>(12),
-                    3..=4 => self.tile::<S, 4>(12),
+                    0..=4 => self.tile::<S, 4>(12),
                     5..=8 => self.tile::<S, 8>(12),
                     _ => self.tile::<S, 12>(12),
                 }
             } else {
                 match rows {
-                    0..=2 => self.tile::<S, 2>(6),
-                    3..=4 => self.tile::<S, 4>(6),
+                    0..=3 => self.tile::<S, 3>(6),
                     _ => self.tile::<S, 6>(6),
                 }
             }
@@ -286,7 +285,7 @@ impl Step {
     unsafe fn tile<S: Simd, const M: usize>(&self, ld: usize) {
         unsafe {
             let nb = 2 * S::N;
-            if S::DOTS_BF16 && self.packing.groups > 0 {
+            if const { S::DOTS_BF16 } && self.packing.groups > 0 {
                 let steps = self.packing.group / 2;
                 for g in 0..self.words / steps {
                     let mut acc = [[S::splat(0.0); 2]; M];
@@ -317,7 +316,7 @@ impl Step {
                     acc[m][v] = S::load(self.c.add(m * nb + v * S::N));
                 }
             }
-            if S::DOTS_BF16 && self.packing.pairs {
+            if const { S::DOTS_BF16 } && self.packing.pairs {
                 tile_bf16::<S, M, 2>(self.x.cast(), ld, self.panel.cast(), nb, self.words, &mut acc);
             } else {
                 tile::<S, M, 2>(self.x, 1, ld, self.panel, nb, self.words, &mut acc);

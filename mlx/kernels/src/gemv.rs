@@ -3,20 +3,20 @@
 //! and dense weights in their own width.
 
 use crate::data::{Floats, Out};
-use crate::decode::{group_row, widen, with_code};
+use crate::decode::{group_row, widen};
 use crate::isa::{Isa, Kernel};
 use crate::quant::{Matrix, Quantized};
 use crate::scratch::Temp;
-use crate::simd::{Elem, Simd, add_row, load_upto, narrow_row, transpose, with_elem};
+use crate::simd::{Elem, FP4, FP8, Simd, add_row, bits, load_upto, narrow_row, transpose, with_elem};
 
 /// How x is laid out for a GEMV, and how big one row's scratch is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
     /// f32 in order.
     Plain,
-    /// f32: for each block of N words, the elements in the first slot of the words, then those in the second, ...; each slot scaled
-    /// by the power of two that undoes its position in the word.
-    Slots { bits: u32 },
+    /// f32: for each block of N words, the elements in the first slot of the words, then those in the second, ...; for integers
+    /// each slot is scaled by the power of two that undoes its position in the word.
+    Slots { code: u32 },
     /// bf16: as the nibbles of the sixteen-bit halves of words come out.
     Nibbles,
 }
@@ -35,15 +35,15 @@ impl Prepared {
         let layout = match w {
             Matrix::Dense { .. } => Layout::Plain,
             Matrix::Quantized(q) => match q.mode.code() {
-                4 if x_bf16 && isa.dots_bf16() => Layout::Nibbles,
-                bits @ (2 | 4 | 8) => Layout::Slots { bits },
+                4 | FP4 if x_bf16 && isa.dots_bf16() => Layout::Nibbles,
+                code @ (2 | 4 | 8 | FP4) => Layout::Slots { code },
                 _ => Layout::Plain,
             },
         };
         let n = isa.lanes();
         let block = match layout {
             Layout::Plain => n,
-            Layout::Slots { bits } => n * 32 / bits as usize,
+            Layout::Slots { code } => n * 32 / bits(code),
             Layout::Nibbles => 128,
         };
         let x_len = w.cols().next_multiple_of(block);
@@ -96,7 +96,7 @@ impl Kernel for Prepare<'_> {
                 }
                 match p.layout {
                     Layout::Plain => std::ptr::copy_nonoverlapping(plain, self.dst, p.x_len),
-                    Layout::Slots { bits } => slots::<S>(plain, bits as usize, p.x_len, self.dst),
+                    Layout::Slots { code } => slots::<S>(plain, code, p.x_len, self.dst),
                     Layout::Nibbles => {
                         let dst = self.dst as *mut u16;
                         for b in (0..p.x_len).step_by(128) {
@@ -114,8 +114,9 @@ impl Kernel for Prepare<'_> {
 }
 
 #[inline(always)]
-unsafe fn slots<S: Simd>(plain: *const f32, bits: usize, len: usize, dst: *mut f32) {
+unsafe fn slots<S: Simd>(plain: *const f32, code: u32, len: usize, dst: *mut f32) {
     unsafe {
+        let bits = bits(code);
         let per = 32 / bits;
         for b in (0..len).step_by(S::N * per) {
             let (src, dst) = (plain.add(b), dst.add(b));
@@ -127,6 +128,9 @@ unsafe fn slots<S: Simd>(plain: *const f32, bits: usize, len: usize, dst: *mut f
                         *dst.add(i * S::N + j) = *src.add(j * per + i);
                     }
                 }
+            }
+            if code == FP4 {
+                continue; // values come from a table
             }
             // the last slot is shifted down, the others keep their place in the word
             for i in 0..per - 1 {
@@ -186,11 +190,18 @@ impl Gemv<'_> {
                     with_elem!(data.dtype(), T => isa.run(Dense::<T, MB, R>(self, data.at(0).cast())))
                 }
                 Matrix::Quantized(q) => match self.prepared.layout {
-                    Layout::Nibbles => isa.run(Nibbles::<MB, R>(self, q)),
-                    Layout::Slots { bits: 2 } => isa.run(Slots::<2, MB, R>(self, q)),
-                    Layout::Slots { bits: 4 } => isa.run(Slots::<4, MB, R>(self, q)),
+                    Layout::Nibbles if q.mode.code() == FP4 => isa.run(Nibbles::<true, MB, R>(self, q)),
+                    Layout::Nibbles => isa.run(Nibbles::<false, MB, R>(self, q)),
+                    Layout::Slots { code: 2 } => isa.run(Slots::<2, MB, R>(self, q)),
+                    Layout::Slots { code: 4 } => isa.run(Slots::<4, MB, R>(self, q)),
+                    Layout::Slots { code: FP4 } => isa.run(Slots::<FP4, MB, R>(self, q)),
                     Layout::Slots { .. } => isa.run(Slots::<8, MB, R>(self, q)),
-                    Layout::Plain => with_code!(q.mode.code(), C => isa.run(Codes::<C, MB, R>(self, q))),
+                    Layout::Plain => match q.mode.code() {
+                        3 => isa.run(Codes::<3, MB, R>(self, q)),
+                        5 => isa.run(Codes::<5, MB, R>(self, q)),
+                        6 => isa.run(Codes::<6, MB, R>(self, q)),
+                        _ => isa.run(Codes::<FP8, MB, R>(self, q)),
+                    },
                 },
             }
         }
@@ -294,10 +305,10 @@ trait Body<const MB: usize, const R: usize> {
     unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: *const f32, b: *const f32) -> [[f32; R]; MB];
 }
 
-/// Codes of 2, 4 or 8 bits: lane l of a vector of words meets slot i of word l by a mask.
-struct Slots<'a, const BITS: u32, const MB: usize, const R: usize>(Gemv<'a>, &'a Quantized<'a>);
+/// Codes of 2, 4 or 8 bits: lane l of a vector of words meets slot i of word l by a mask (by a table for small floats).
+struct Slots<'a, const CODE: u32, const MB: usize, const R: usize>(Gemv<'a>, &'a Quantized<'a>);
 
-impl<const BITS: u32, const MB: usize, const R: usize> Kernel for Slots<'_, BITS, MB, R> {
+impl<const CODE: u32, const MB: usize, const R: usize> Kernel for Slots<'_, CODE, MB, R> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
@@ -305,12 +316,13 @@ impl<const BITS: u32, const MB: usize, const R: usize> Kernel for Slots<'_, BITS
     }
 }
 
-impl<const BITS: u32, const MB: usize, const R: usize> Body<MB, R> for Slots<'_, BITS, MB, R> {
+impl<const CODE: u32, const MB: usize, const R: usize> Body<MB, R> for Slots<'_, CODE, MB, R> {
     #[inline(always)]
     unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: *const f32, b: *const f32) -> [[f32; R]; MB] {
         let (g, q) = (self.0, self.1);
         unsafe {
-            let per = 32 / BITS as usize;
+            let width = bits(CODE);
+            let per = 32 / width;
             let words = q.cols / per;
             let group_words = q.mode.group() / per;
             let (len, xs) = (g.prepared.sums_len, g.xs::<MB>());
@@ -333,12 +345,13 @@ impl<const BITS: u32, const MB: usize, const R: usize> Body<MB, R> for Slots<'_,
                             xv[m] = S::load(xs[m].add(at * per + i * S::N));
                         }
                         for r in 0..R {
-                            let v = if i == per - 1 {
-                                S::ishr(wv[r], 32 - BITS)
+                            let v = if CODE == FP4 {
+                                S::fp4(S::ishr(wv[r], 4 * i as u32))
+                            } else if i == per - 1 {
+                                S::to_f(S::ishr(wv[r], 32 - width as u32))
                             } else {
-                                S::iand(wv[r], S::isplat(((1 << BITS) - 1) << (BITS as usize * i)))
+                                S::to_f(S::iand(wv[r], S::isplat(((1 << width) - 1) << (width * i))))
                             };
-                            let v = S::to_f(v);
                             for m in 0..MB {
                                 sums[m][r] = S::fma(v, xv[m], sums[m][r]);
                             }
@@ -359,21 +372,22 @@ impl<const BITS: u32, const MB: usize, const R: usize> Body<MB, R> for Slots<'_,
 }
 
 /// Four-bit codes with bf16 x: nibbles to bf16 by a table, exact products summed in f32 by the dot instruction.
-struct Nibbles<'a, const MB: usize, const R: usize>(Gemv<'a>, &'a Quantized<'a>);
+struct Nibbles<'a, const FLOAT: bool, const MB: usize, const R: usize>(Gemv<'a>, &'a Quantized<'a>);
 
-impl<const MB: usize, const R: usize> Kernel for Nibbles<'_, MB, R> {
+impl<const FLOAT: bool, const MB: usize, const R: usize> Kernel for Nibbles<'_, FLOAT, MB, R> {
     type Out = ();
+    const DOTS_BF16: bool = true;
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         unsafe { self.0.walk::<S, Self, MB, R>(self.1, &self) }
     }
 }
 
-impl<const MB: usize, const R: usize> Body<MB, R> for Nibbles<'_, MB, R> {
+impl<const FLOAT: bool, const MB: usize, const R: usize> Body<MB, R> for Nibbles<'_, FLOAT, MB, R> {
     #[inline(always)]
     unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: *const f32, b: *const f32) -> [[f32; R]; MB] {
         let (g, q) = (self.0, self.1);
-        if !S::DOTS_BF16 {
+        if const { !S::DOTS_BF16 } {
             return [[0.0; R]; MB]; // `Prepared::new` chooses this layout only with the instruction
         }
         unsafe {
@@ -400,7 +414,7 @@ impl<const MB: usize, const R: usize> Body<MB, R> for Nibbles<'_, MB, R> {
                         }
                         for r in 0..R {
                             // bits from the next nibbles up do not reach the table's index: they are masked off
-                            let v = S::nibbles_to_bf16(S::ishr(wv[r], 4 * i as u32));
+                            let v = S::nibbles_to_bf16::<FLOAT>(S::ishr(wv[r], 4 * i as u32));
                             for m in 0..MB {
                                 sums[m][r] = S::dot_bf16(sums[m][r], v, xv[m]);
                             }
@@ -437,7 +451,7 @@ impl<const CODE: u32, const MB: usize, const R: usize> Body<MB, R> for Codes<'_,
         let (g, q) = (self.0, self.1);
         unsafe {
             let (group, groups) = (q.mode.group(), q.row_groups());
-            let step = crate::simd::bits(CODE) * S::N / 8;
+            let step = bits(CODE) * S::N / 8;
             let (len, xs) = (g.prepared.sums_len, g.xs::<MB>());
             let stride = q.row_bytes();
             let mut w = w;

@@ -133,6 +133,8 @@ impl fmt::Debug for Isa {
 /// that intrinsics end up inside a function that enables their instruction set.
 pub(crate) trait Kernel {
     type Out;
+    /// It makes use of bf16 dot products, so it is worth compiling for them.
+    const DOTS_BF16: bool = false;
     /// # Safety
     /// The fields' contract, and the instruction set of `S` must be there.
     unsafe fn run<S: Simd>(self) -> Self::Out;
@@ -151,8 +153,12 @@ mod x86 {
     pub unsafe fn avx512<K: Kernel>(k: K) -> K::Out {
         unsafe { k.run::<Avx512<false>>() }
     }
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    /// A kernel that has no use for the dot product is not compiled a second time.
     pub unsafe fn avx512bf16<K: Kernel>(k: K) -> K::Out {
+        if const { K::DOTS_BF16 } { unsafe { with_dots(k) } } else { unsafe { avx512(k) } }
+    }
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    unsafe fn with_dots<K: Kernel>(k: K) -> K::Out {
         unsafe { k.run::<Avx512<true>>() }
     }
 }

@@ -73,6 +73,7 @@ pub(crate) struct Pack<'a> {
 
 impl Kernel for Pack<'_> {
     type Out = ();
+    const DOTS_BF16: bool = true;
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         unsafe {
@@ -116,6 +117,7 @@ pub(crate) struct Gemm<'a> {
 
 impl Kernel for Gemm<'_> {
     type Out = ();
+    const DOTS_BF16: bool = true;
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         unsafe {

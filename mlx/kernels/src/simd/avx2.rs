@@ -190,6 +190,14 @@ impl Simd for Avx2 {
         unsafe { _mm256_castsi256_ps(a) }
     }
     #[inline(always)]
+    unsafe fn fp4(a: Self::I) -> Self::F {
+        unsafe {
+            let size = _mm256_permutevar8x32_ps(_mm256_setr_ps(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0), a);
+            let sign = _mm256_slli_epi32(_mm256_srli_epi32(a, 3), 31);
+            _mm256_or_ps(size, _mm256_castsi256_ps(sign))
+        }
+    }
+    #[inline(always)]
     unsafe fn unpack<const CODE: u32>(p: *const u8) -> Self::F {
         unsafe {
             match CODE {
@@ -198,12 +206,7 @@ impl Simd for Avx2 {
                 4 => _mm256_cvtepi32_ps(lanes::<4>(p)),
                 5 => _mm256_cvtepi32_ps(lanes::<5>(p)),
                 6 => _mm256_cvtepi32_ps(lanes::<6>(p)),
-                FP4 => {
-                    let v = lanes::<4>(p);
-                    let size = _mm256_permutevar8x32_ps(_mm256_setr_ps(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0), v);
-                    let sign = _mm256_slli_epi32(_mm256_srli_epi32(v, 3), 31);
-                    _mm256_or_ps(size, _mm256_castsi256_ps(sign))
-                }
+                FP4 => Self::fp4(lanes::<4>(p)),
                 FP8 => {
                     // sign and magnitude land in the sign and the top of the exponent and mantissa, 2^120 too small
                     let v = _mm256_slli_epi32(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())), 20);

@@ -187,6 +187,10 @@ impl<const DOT: bool> Simd for Avx512<DOT> {
         unsafe { _mm512_castsi512_ps(a) }
     }
     #[inline(always)]
+    unsafe fn fp4(a: Self::I) -> Self::F {
+        unsafe { _mm512_permutexvar_ps(a, _mm512_loadu_ps(FP4_VALUES.as_ptr())) }
+    }
+    #[inline(always)]
     unsafe fn unpack<const CODE: u32>(p: *const u8) -> Self::F {
         unsafe {
             match CODE {
@@ -195,7 +199,7 @@ impl<const DOT: bool> Simd for Avx512<DOT> {
                 4 => _mm512_cvtepi32_ps(lanes::<4>(p)),
                 5 => _mm512_cvtepi32_ps(lanes::<5>(p)),
                 6 => _mm512_cvtepi32_ps(lanes::<6>(p)),
-                FP4 => _mm512_permutexvar_ps(lanes::<4>(p), _mm512_loadu_ps(FP4_VALUES.as_ptr())),
+                FP4 => Self::fp4(lanes::<4>(p)),
                 FP8 => {
                     // sign and magnitude land in the sign and the top of the exponent and mantissa, 2^120 too small
                     let v = _mm512_slli_epi32(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())), 20);
@@ -227,18 +231,22 @@ impl<const DOT: bool> Simd for Avx512<DOT> {
         }
     }
     #[inline(always)]
-    unsafe fn nibbles_to_bf16(a: Self::I) -> Self::I {
-        // 0..16 as bf16, twice: only the low five bits of an index count, and bit 4 belongs to the next nibble
-        const TABLE: [u16; 32] = {
+    unsafe fn nibbles_to_bf16<const FLOAT: bool>(a: Self::I) -> Self::I {
+        // sixteen values, twice: five bits of an index count, and the fifth belongs to the next nibble
+        const fn table(float: bool) -> [u16; 32] {
             let mut t = [0u16; 32];
             let mut i = 0;
             while i < 32 {
-                t[i] = ((i % 16) as f32).to_bits().wrapping_shr(16) as u16;
+                let v = if float { FP4_VALUES[i % 16] } else { (i % 16) as f32 };
+                t[i] = (v.to_bits() >> 16) as u16;
                 i += 1;
             }
             t
-        };
-        unsafe { _mm512_permutexvar_epi16(a, _mm512_loadu_si512(TABLE.as_ptr().cast())) }
+        }
+        static INTEGERS: [u16; 32] = table(false);
+        static FLOATS: [u16; 32] = table(true);
+        let table = if FLOAT { &FLOATS } else { &INTEGERS };
+        unsafe { _mm512_permutexvar_epi16(a, _mm512_loadu_si512(table.as_ptr().cast())) }
     }
     #[inline(always)]
     unsafe fn copy(src: *const u8, dst: *mut u8, n: usize) {

@@ -117,6 +117,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// The same bits as floats.
     unsafe fn as_f(a: Self::I) -> Self::F;
 
+    /// The low four bits of each lane as e2m1; the other bits are ignored.
+    unsafe fn fp4(a: Self::I) -> Self::F;
     /// `N` consecutive elements of a code, in order, as floats. `p` points at `N * bits / 8` readable bytes.
     unsafe fn unpack<const CODE: u32>(p: *const u8) -> Self::F;
     /// Transpose an 8 x 8 block of 32-bit words: row strides in words.
@@ -127,9 +129,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn dot_bf16(acc: Self::F, _a: Self::I, _b: Self::I) -> Self::F {
         acc
     }
-    /// The low four bits of each 16-bit lane as bf16 numbers, only if `DOTS_BF16`.
+    /// The low four bits of each 16-bit lane as bf16 numbers, e2m1 if `FLOAT`; only if `DOTS_BF16`.
     #[inline(always)]
-    unsafe fn nibbles_to_bf16(a: Self::I) -> Self::I {
+    unsafe fn nibbles_to_bf16<const FLOAT: bool>(a: Self::I) -> Self::I {
         a
     }
     /// Copy fewer bytes than a vector has.

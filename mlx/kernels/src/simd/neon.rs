@@ -164,6 +164,15 @@ impl Simd for Neon {
         unsafe { [vreinterpretq_f32_u32(a[0]), vreinterpretq_f32_u32(a[1])] }
     }
     #[inline(always)]
+    unsafe fn fp4(a: Self::I) -> Self::F {
+        unsafe {
+            let mut t = [0u32; 8];
+            vst1q_u32(t.as_mut_ptr(), a[0]);
+            vst1q_u32(t.as_mut_ptr().add(4), a[1]);
+            Self::load(Portable::fp4(t).as_ptr())
+        }
+    }
+    #[inline(always)]
     unsafe fn unpack<const CODE: u32>(p: *const u8) -> Self::F {
         unsafe {
             match CODE {

@@ -125,6 +125,10 @@ impl Simd for Portable {
         a.map(f32::from_bits)
     }
     #[inline(always)]
+    unsafe fn fp4(a: Self::I) -> Self::F {
+        a.map(|v| FP4_VALUES[v as usize & 15])
+    }
+    #[inline(always)]
     unsafe fn unpack<const CODE: u32>(p: *const u8) -> Self::F {
         let width = bits(CODE);
         let word = unsafe { read_eight(width, p) };

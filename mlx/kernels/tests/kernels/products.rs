@@ -34,9 +34,8 @@ fn packed_products_equal_the_plain_form_for_every_format_and_row_count() {
 #[test]
 fn every_input_type_meets_every_scale_type() {
     let mut rng = Rng::new(2);
-    for mode in
-        [Mode::Affine { bits: 4, group: 32 }, Mode::Affine { bits: 8, group: 32 }, Mode::Affine { bits: 4, group: 64 }]
-    {
+    let affine = |bits, group| Mode::Affine { bits, group };
+    for mode in [affine(4, 32), affine(8, 32), affine(4, 64), affine(5, 64), Mode::Mxfp4, Mode::Nvfp4] {
         for (s, t) in (0..9).map(|i| (TYPES[i / 3], TYPES[i % 3])) {
             for m in [1, 4, 25] {
                 let (n, k) = (37, 576);
