@@ -34,6 +34,11 @@ fn build() -> Result<(), String> {
         link::tell_nothing();
         return Ok(());
     }
+    if env.macos() && std::env::var_os("MACOSX_DEPLOYMENT_TARGET").is_none() {
+        // MLX's own floor; for older systems the C++ library hides what the headers use
+        // SAFETY: the build script has one thread
+        unsafe { std::env::set_var("MACOSX_DEPLOYMENT_TARGET", "14.0") };
+    }
     let cache = cache::Cache::new(&env.cache);
     let mlx = mlx::find(&env, &cache)?;
     let library = mlxc::build(&env, &cache, &mlx)?;

@@ -82,11 +82,16 @@ fn wheel(env: &Env) -> Result<Wheel, String> {
     let mut found = pinned(env, env.package(), &env.target)?;
     if env.macos() && env.host == env.target {
         let system = host::macos_version()?;
-        let major = host::version(&system).map_or(0, |v| v.0);
-        found.retain(|w| host::version(&w.tag.replace('_', ".").replace("macosx.", "")).is_some_and(|v| v.0 <= major));
-        return found.pop().ok_or_else(|| messages::old_macos(&system, VERSION));
+        return newest(found, &system).ok_or_else(|| messages::old_macos(&system, VERSION));
     }
     found.pop().ok_or_else(|| messages::no_wheel(&env.target, env.package(), VERSION))
+}
+
+/// Of wheels for several versions of macOS, the newest that runs on `system` (`14.5`).
+pub fn newest(wheels: Vec<Wheel>, system: &str) -> Option<Wheel> {
+    let major = |text: &str| host::version(text).map_or(0, |v| v.0);
+    let needs = |w: &Wheel| major(&w.tag.replace("macosx_", "").replace('_', "."));
+    wheels.into_iter().filter(|w| needs(w) <= major(system)).max_by_key(needs)
 }
 
 /// An MLX wheel that is installed in the Python environment.

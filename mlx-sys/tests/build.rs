@@ -132,6 +132,21 @@ fn every_supported_system_has_its_wheels_pinned() {
 }
 
 #[test]
+fn macos_gets_the_newest_wheel_it_can_use() {
+    let wheels = || fetch::pinned(&read(&[]).unwrap(), "mlx-metal", "macos-aarch64").unwrap();
+    for (system, tag) in [
+        ("14.5", "macosx_14_0_arm64"),
+        ("15.0.1", "macosx_15_0_arm64"),
+        ("25.9", "macosx_15_0_arm64"),
+        ("26.1", "macosx_26_0_arm64"),
+    ] {
+        assert_eq!(mlx::newest(wheels(), system).unwrap().tag, tag);
+        assert_eq!(mlx::newest(wheels().into_iter().rev().collect(), system).unwrap().tag, tag);
+    }
+    assert_eq!(mlx::newest(wheels(), "13.7"), None);
+}
+
+#[test]
 fn a_missing_python_is_named_with_remedies() {
     let dir = Temp::new("no-python");
     let e = find(&settings(&dir.0, &dir.0.join("python3")));

@@ -269,6 +269,30 @@ fn vmap_goes_through_the_plain_form() {
 }
 
 #[test]
+fn a_compiled_function_keeps_the_kernel_and_can_change_its_shapes() {
+    for shapeless in [false, true] {
+        unsafe {
+            let f = mlx_closure_new_func(Some(both));
+            let mut g = mlx_closure_ { ctx: null_mut() };
+            call(|| mlx_compile(&mut g, f, shapeless)).unwrap();
+            for len in [2, 3] {
+                let a = Array::new(&[1.0, 2.0, 3.0][..len], &[len as i32]);
+                let b = Array::new(&[10.0, 20.0, 30.0][..len], &[len as i32]);
+                let inputs = vector(&[&a, &b]);
+                let mut out = mlx_vector_array_new();
+                call(|| mlx_closure_apply(&mut out, g, inputs)).unwrap();
+                mlx_vector_array_free(inputs);
+                let y = arrays(out);
+                assert_eq!(text(|r| mlxs_array_primitive_name(r, y[0].0)).unwrap(), "SumAndProduct");
+                assert_eq!(y[1].values().unwrap(), [10.0, 40.0, 90.0][..len]);
+            }
+            mlx_closure_free(f);
+            mlx_closure_free(g);
+        }
+    }
+}
+
+#[test]
 fn without_a_plain_form_a_derivative_is_an_error() {
     unsafe extern "C" fn bare(res: *mut mlx_vector_array, args: mlx_vector_array) -> c_int {
         unsafe {
