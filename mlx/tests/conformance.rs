@@ -13,12 +13,17 @@ mod conformance {
     pub mod data;
     pub mod dtypes;
     pub mod factors;
+    pub mod layers;
+    pub mod losses;
+    pub mod nn;
+    pub mod optim;
+    pub mod transforms;
     pub mod verdict;
 }
 
 use conformance::data::{self, Case};
 use conformance::verdict::Verdict;
-use conformance::{calls, dtypes};
+use conformance::{calls, dtypes, losses, nn, optim, transforms};
 
 /// The areas and who checks them.
 const AREAS: &[(&str, fn(&Case) -> Verdict)] = &[
@@ -30,6 +35,10 @@ const AREAS: &[(&str, fn(&Case) -> Verdict)] = &[
     ("random", calls::check),
     ("quantized", calls::check),
     ("dtypes", dtypes::check),
+    ("transforms", transforms::check),
+    ("nn", nn::check),
+    ("losses", losses::check),
+    ("optim", optim::check),
 ];
 
 /// Documented differences: a function, what the difference message contains, and why.

@@ -40,7 +40,12 @@ fn norms_gates_and_rope_equal_the_plain_forms() {
     for dtype in TYPES {
         for dims in [[2, 3, 64], [1, 5, 100], [3, 1, 16]] {
             let (x, w) = (random(&dims, 1, dtype), random(&dims[2..], 2, dtype));
-            check("rms_norm", dtype, &fast::rms_norm(&x, Some(&w), 1e-5), &plain::rms_norm(&wide(&x), Some(&wide(&w)), 1e-5));
+            check(
+                "rms_norm",
+                dtype,
+                &fast::rms_norm(&x, Some(&w), 1e-5),
+                &plain::rms_norm(&wide(&x), Some(&wide(&w)), 1e-5),
+            );
             check("rms_norm", dtype, &fast::rms_norm(&x, None, 1e-5), &plain::rms_norm(&wide(&x), None, 1e-5));
             let up = random(&dims, 3, dtype);
             for gate in [Gate::Silu, Gate::GeluTanh] {
@@ -65,7 +70,9 @@ fn norms_gates_and_rope_equal_the_plain_forms() {
 #[test]
 fn attention_equals_the_plain_form() {
     for dtype in TYPES {
-        for (h, kv, l, s, d, dv) in [(4, 2, 1, 37, 32, 32), (4, 1, 9, 40, 64, 48), (6, 6, 33, 33, 80, 80), (2, 1, 3, 300, 256, 256)] {
+        for (h, kv, l, s, d, dv) in
+            [(4, 2, 1, 37, 32, 32), (4, 1, 9, 40, 64, 48), (6, 6, 33, 33, 80, 80), (2, 1, 3, 300, 256, 256)]
+        {
             let q = random(&[2, l, h, d], 1, dtype).transpose([0, 2, 1, 3]);
             // a slice of a longer buffer, as a cache gives it
             let k = random(&[2, kv, s + 20, d], 2, dtype).slice_axis(2, 0..s);
@@ -81,7 +88,12 @@ fn attention_equals_the_plain_form() {
                         Mask::Array(m) if m.dtype() != Dtype::Bool => Mask::Array(wide(m)),
                         m => m.clone(),
                     };
-                    let got = fast::scaled_dot_product_attention(&q, &k, &v, Sdpa { scale, mask: Some(&mask), sinks, force_fused: false });
+                    let got = fast::scaled_dot_product_attention(
+                        &q,
+                        &k,
+                        &v,
+                        Sdpa { scale, mask: Some(&mask), sinks, force_fused: false },
+                    );
                     let o = Sdpa { scale, mask: Some(&wide_mask), sinks: wide_sinks.as_ref(), force_fused: false };
                     check("attention", dtype, &got, &plain::sdpa(&wide(&q), &wide(&k), &wide(&v), o));
                 }

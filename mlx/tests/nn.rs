@@ -1,8 +1,12 @@
 //! Modules, layers, optimizers and files.
+#[path = "nn_/files.rs"]
+mod files;
 #[path = "nn_/layers.rs"]
 mod layers;
 #[path = "nn_/modules.rs"]
 mod modules;
+#[path = "nn_/optimizers.rs"]
+mod optimizers;
 
 /// Asserts that two lists of numbers agree within `tolerance`, absolute and relative.
 fn assert_close(a: &mlx::Array, b: &mlx::Array, tolerance: f64) {

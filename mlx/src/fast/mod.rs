@@ -6,10 +6,10 @@ mod kernel;
 mod linear;
 
 pub use decode::{DecodeAttention, KvBuffers, Place, Rotation};
-pub use linear::{Fused, Matrix, embed_fused, expert_linear, is_fused, linear, linear_plain};
 pub use kernel::{
     Kernel, KernelScalar, KernelSource, Launch, Template, cuda_kernel, metal_kernel, precompiled_cuda_kernel,
 };
+pub use linear::{Fused, Matrix, embed_fused, expert_linear, is_fused, linear, linear_plain};
 
 pub use crate::cpu::Gate;
 use crate::error::refuse;

@@ -1,5 +1,6 @@
 //! The safetensors format: a length, a JSON header, and little-endian data.
 
+use super::at;
 use crate::error::{Error, Result};
 use crate::{Array, Dtype};
 use serde_json::{Map, Value, json};
@@ -41,13 +42,6 @@ pub fn load_safetensors(path: impl AsRef<Path>) -> Result<Named> {
     let path = path.as_ref();
     let file = File::open(path).map_err(|e| Error::file(path, e.to_string()))?;
     read_safetensors(&mut BufReader::new(file)).map_err(|e| at(path, e))
-}
-
-fn at(path: &Path, e: Error) -> Error {
-    match e {
-        Error::Data(message) => Error::file(path, message),
-        other => other,
-    }
 }
 
 /// As [`load_safetensors`] from any reader.
@@ -104,7 +98,7 @@ fn parse_header(bytes: &[u8], data: u64) -> Result<Header> {
         out.tensors.push(entry(&name, &value, data).map_err(|what| bad(format!("tensor {name}: {what}")))?);
     }
     // in the order of the file, which reads it front to back
-    out.tensors.sort_by_key(|e| e.start);
+    out.tensors.sort_by_key(|e| (e.start, e.end));
     if let Some(w) = out.tensors.windows(2).find(|w| w[1].start < w[0].end) {
         return Err(bad(format!("tensors {} and {} overlap", w[0].name, w[1].name)));
     }

@@ -157,7 +157,7 @@ pub trait ModuleExt: Module {
 
     /// Writes all parameters to a safetensors (or npz) file.
     fn save_weights(&self, path: impl AsRef<std::path::Path>) -> Result<()> {
-        crate::io::save(path, &self.parameters())
+        crate::io::save_arrays(path, self.parameters().iter().map(|(n, a)| (n.as_str(), a)))
     }
 
     /// Switches to training (the state of a new layer).

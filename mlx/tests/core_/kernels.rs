@@ -3,7 +3,8 @@ use mlx::{self as mx, Dtype, Error};
 
 #[test]
 fn kernels_say_what_is_missing() {
-    let source = KernelSource { name: "k", inputs: &["x"], outputs: &["y"], source: "y[0] = x[0];", ..Default::default() };
+    let source =
+        KernelSource { name: "k", inputs: &["x"], outputs: &["y"], source: "y[0] = x[0];", ..Default::default() };
     if !mx::metal_is_available() {
         assert!(matches!(metal_kernel(source), Err(Error::Unavailable(m)) if m.contains("Metal")));
     }
