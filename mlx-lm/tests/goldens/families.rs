@@ -4,8 +4,8 @@ use crate::Job;
 use crate::case::{self, float, floats, ints};
 use mlx::{self as mx, Array, Dtype};
 use mlx_lm::Model;
-use mlx_lm::decoder::LoadOptions;
 use mlx_lm::cache::Caches;
+use mlx_lm::decoder::LoadOptions;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -92,7 +92,12 @@ fn distance(rows: &[Vec<f32>], exact: &[Vec<f32>]) -> f32 {
 /// Half precision: the recorded logits carry the reference's own rounding, which can exceed the tolerance (gemma3_text:
 /// 0.5 of 5.6). Rows about as close (1.5) to this model's float32 logits as the recorded ones agree too; the float32
 /// case of the same family checks those.
-fn as_exact_as_recorded(dir: &std::path::Path, prompt: &[i32], rows: &[Vec<f32>], golden: &Value) -> Result<bool, String> {
+fn as_exact_as_recorded(
+    dir: &std::path::Path,
+    prompt: &[i32],
+    rows: &[Vec<f32>],
+    golden: &Value,
+) -> Result<bool, String> {
     let options = LoadOptions { dtype: Some(Dtype::Float32), ..LoadOptions::default() };
     let model = Model::load_with(dir, options).map_err(|e| e.to_string())?;
     let mut caches = model.decoder.caches().map_err(|e| e.to_string())?;

@@ -85,9 +85,6 @@ pub fn run(args: Args) -> Result<()> {
     }
     let prompt = prompt(&args, &lm)?;
     let shown = args.verbose && !args.json;
-    if shown {
-        ui::line("==========")?;
-    }
     let mut wait = Wait::new("reading the prompt");
     let processors = args.sample.processors();
     let options = StreamOptions {
@@ -113,6 +110,9 @@ pub fn run(args: Args) -> Result<()> {
     };
     let mut caches = lm.caches()?;
     let stream = lm.stream(&report.prompt_ids, &mut caches, options)?;
+    if shown {
+        ui::line("==========")?;
+    }
     let ctrl_c = CtrlC::listen();
     for response in stream {
         let r = response?;
