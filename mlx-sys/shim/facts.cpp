@@ -1,20 +1,8 @@
 // Facts about arrays, streams and devices that MLX's C++ API knows and mlx-c does not pass on.
+#include "descriptor.h"
 #include "shim.h"
 
 namespace {
-// `array_desc_` is private, and its use count is the only way to see whether an update can happen in
-// place. An explicit instantiation may name private members, which is what this leans on.
-struct Descriptor {
-  friend constexpr auto member(Descriptor);
-};
-template <auto pointer>
-struct Expose {
-  friend constexpr auto member(Descriptor) {
-    return pointer;
-  }
-};
-template struct Expose<&mlx::core::array::array_desc_>;
-
 template <class T, class F>
 int give(T* res, mlx_array a, F fact) {
   return mlxs::guarded([&] { *res = fact(mlx_array_get_(a)); });
@@ -24,7 +12,7 @@ int give(T* res, mlx_array a, F fact) {
 extern "C" {
 
 int mlxs_array_use_count(size_t* res, mlx_array a) {
-  return give(res, a, [](auto& x) { return static_cast<size_t>((x.*member(Descriptor())).use_count()); });
+  return give(res, a, [](auto& x) { return static_cast<size_t>(mlxs::descriptor(x).use_count()); });
 }
 
 int mlxs_array_data_use_count(size_t* res, mlx_array a) {

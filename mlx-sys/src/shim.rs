@@ -61,6 +61,16 @@ unsafe extern "C" {
     /// What the loaded OpenBLAS says of itself (version, processor, threads); empty if another BLAS is loaded.
     pub fn mlxs_loaded_blas(res: *mut mlx_string) -> c_int;
 
+    /// Remembers `outputs`, with `walk` also all arrays that they still need, without keeping any of them alive.
+    pub fn mlxs_pending_new(res: *mut *mut c_void, outputs: mlx_vector_array, walk: bool) -> c_int;
+    /// Whether any of them lives and is not computed yet.
+    pub fn mlxs_pending_waits(pending: *const c_void) -> bool;
+    /// Waits for the streams that compute them; 1 if anything on these failed.
+    pub fn mlxs_pending_wait(pending: *const c_void) -> c_int;
+    /// Makes those that were taken for computed an error at every later evaluation.
+    pub fn mlxs_pending_poison(pending: *const c_void);
+    pub fn mlxs_pending_free(pending: *mut c_void);
+
     /// Outputs of a CPU kernel as lazy arrays. `shapes[i]` has `ndims[i]` entries. Inputs reach the kernel
     /// row-contiguous, unless bit i of `strided` says that it takes input i as it lies. `payload` belongs to
     /// the call from the start (`dtor` runs on any thread, also after an error). `fallback` builds the same

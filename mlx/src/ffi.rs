@@ -55,6 +55,47 @@ fn with_shapes(message: String, inputs: &[&Array]) -> String {
     format!("{message} (operands: {})", list.join(", "))
 }
 
+/// Ops whose result shares the buffer of an operand, however large its shape is.
+const VIEWS: &[&str] = &[
+    "as_strided",
+    "broadcast_arrays",
+    "broadcast_to",
+    "expand_dims",
+    "flatten",
+    "index",
+    "moveaxis",
+    "reshape",
+    "slice",
+    "squeeze",
+    "stop_gradient",
+    "swapaxes",
+    "transpose",
+    "unflatten",
+];
+
+/// Looks at the size of a result. One that no memory can hold is refused: MLX's CPU allocator hands out null then, and
+/// MLX writes to it. One without elements becomes a constant: several CPU kernels divide by its size or loop for ever.
+#[track_caller]
+fn sized(name: &str, a: Array) -> Array {
+    // in floating point: nothing overflows
+    let elements = a.shape().iter().fold(1.0, |n, &d| n * d as f64);
+    if elements > (1u64 << 28) as f64 {
+        check_large(name, &a, elements);
+    } else if elements == 0.0 {
+        return Array::from_raw_bytes(&[], a.shape(), a.dtype());
+    }
+    a
+}
+
+#[cold]
+#[track_caller]
+fn check_large(name: &str, a: &Array, elements: f64) {
+    let fits = elements * a.itemsize() as f64 <= crate::memory::machine_bytes() as f64;
+    if elements > (1u64 << 40) as f64 || !fits && !VIEWS.contains(&name) {
+        raise(Error::op(name, format!("a result of {:?} {} does not fit into memory", a.shape(), a.dtype())));
+    }
+}
+
 /// Runs one op that writes one array on the current stream; panics with name and operand shapes if MLX refuses.
 #[track_caller]
 pub(crate) fn op(
@@ -65,7 +106,7 @@ pub(crate) fn op(
     let stream = stream::current();
     let mut res = Array::null();
     if f(&mut res.raw, stream) == 0 {
-        return res;
+        return sized(name, res);
     }
     raise(Error::op(name, with_shapes(take_message(), inputs)))
 }
@@ -80,7 +121,7 @@ pub(crate) fn op_many(
     let stream = stream::current();
     let mut res = VectorArray::new();
     if f(&mut res.raw, stream) == 0 {
-        return res.to_vec();
+        return res.to_vec().into_iter().map(|a| sized(name, a)).collect();
     }
     raise(Error::op(name, with_shapes(take_message(), inputs)))
 }
@@ -95,7 +136,7 @@ pub(crate) fn op_pair(
     let stream = stream::current();
     let (mut a, mut b) = (Array::null(), Array::null());
     if f(&mut a.raw, &mut b.raw, stream) == 0 {
-        return (a, b);
+        return (sized(name, a), sized(name, b));
     }
     raise(Error::op(name, with_shapes(take_message(), inputs)))
 }

@@ -41,6 +41,7 @@ mod nested;
 pub mod nn;
 mod ops;
 pub mod optim;
+mod pending;
 pub mod plain;
 mod promote;
 pub mod random;

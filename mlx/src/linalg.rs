@@ -8,10 +8,32 @@ use crate::shape::Axes;
 use crate::{Array, Device, ffi, with_device};
 use mlx_sys as sys;
 
-/// Runs a factorisation where it exists.
+/// Results of a factorisation.
+trait Results {
+    fn each(&self) -> Vec<&Array>;
+}
+impl Results for Array {
+    fn each(&self) -> Vec<&Array> {
+        vec![self]
+    }
+}
+impl Results for (Array, Array) {
+    fn each(&self) -> Vec<&Array> {
+        vec![&self.0, &self.1]
+    }
+}
+impl Results for Vec<Array> {
+    fn each(&self) -> Vec<&Array> {
+        self.iter().collect()
+    }
+}
+
+/// Runs a factorisation where it exists; it can fail when it is computed.
 #[track_caller]
-fn on_cpu<R>(f: impl FnOnce() -> R) -> R {
-    if crate::default_device() == Device::Cpu { f() } else { with_device(Device::Cpu, f) }
+fn on_cpu<R: Results>(f: impl FnOnce() -> R) -> R {
+    let r = if crate::default_device() == Device::Cpu { f() } else { with_device(Device::Cpu, f) };
+    crate::pending::may_fail(r.each());
+    r
 }
 
 /// The rank and squareness that LAPACK needs.
@@ -109,6 +131,9 @@ pairs! {
 #[track_caller]
 pub fn lu(a: &Array) -> (Array, Array, Array) {
     matrix("lu", a, false);
+    if a.size() == 0 {
+        refuse("lu", format!("no elements in {:?}", a.shape()));
+    }
     // SAFETY: valid handles
     let v = on_cpu(|| ffi::op_many("lu", &[a], |res, s| unsafe { sys::mlx_linalg_lu(res, a.raw, s) }));
     match <[Array; 3]>::try_from(v) {

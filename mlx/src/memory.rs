@@ -51,8 +51,21 @@ pub fn clear_cache() {
 pub fn set_cache_limit(bytes: usize) -> usize {
     set(sys::mlx_set_cache_limit, bytes)
 }
+/// About how many bytes the machine has for arrays; without bound where the backend reports a failed allocation itself.
+pub(crate) fn machine_bytes() -> usize {
+    static BYTES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *BYTES.get_or_init(|| {
+        if crate::cuda_is_available() || crate::metal_is_available() {
+            return usize::MAX;
+        }
+        // MLX's limit starts as 0.8 of the memory
+        memory_limit() / 4 * 5
+    })
+}
+
 /// Sets the size from which allocation waits for running work; returns the previous limit (`mx.set_memory_limit`).
 pub fn set_memory_limit(bytes: usize) -> usize {
+    machine_bytes();
     set(sys::mlx_set_memory_limit, bytes)
 }
 /// The size from which allocation waits for running work.

@@ -91,6 +91,7 @@ impl Stream {
 
     /// Waits until everything queued here is done; reports the failure of any of it (`mx.synchronize`).
     pub fn synchronize(&self) -> Result<()> {
+        crate::pending::finish()?;
         // SAFETY: valid handle
         ffi::check(unsafe { sys::mlx_synchronize(self.inner.raw) }, |message| Error::Eval { message })
     }
@@ -201,6 +202,7 @@ pub fn with_device<R>(device: Device, f: impl FnOnce() -> R) -> R {
 
 /// Waits for everything queued on this thread's current stream.
 pub fn synchronize() -> Result<()> {
+    crate::pending::finish()?;
     // SAFETY: valid handle
     ffi::check(unsafe { sys::mlx_synchronize(current()) }, |message| Error::Eval { message })
 }

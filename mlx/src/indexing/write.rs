@@ -99,10 +99,7 @@ fn write(a: &Array, indices: Indices<'_>, value: &Array, mode: Mode) -> Array {
         && mask.dtype() == Dtype::Bool
         && mode == Mode::Set
     {
-        // SAFETY: valid handles; MLX checks the shapes, and the number of values when it evaluates
-        return ffi::op("set", &[a, mask, value], |res, s| unsafe {
-            sys::mlx_masked_scatter(res, a.raw, mask.raw, value.raw, s)
-        });
+        return crate::masked_scatter(a, mask, value);
     }
     if let [Index::Ellipsis | Index::NewAxis] = &indices[..] {
         // the whole array; Python lets a lone None stand for it, too, and drops no axes of the value
@@ -207,6 +204,10 @@ fn scatter(a: &Array, plan: &Plan<'_>, value: &Array, mode: Mode) -> Array {
     }
     if before > 0 && width > 0 {
         v = v.transpose(Axes::Some(moved(v.ndim(), before, width, 0)));
+    }
+    if v.size() == 0 {
+        // nothing to write, and MLX would divide by it
+        return a.clone();
     }
     // MLX wants the axes of the index arrays, then all axes of the array, size 1 where an index array stands
     let v = v.expand_dims(Axes::Some(axes.iter().map(|axis| axis + width as i32).collect()));

@@ -152,21 +152,31 @@ pub fn bitwise_xor(a: impl Operand, b: impl Operand) -> Array {
     ffi::op("bitwise_xor", &[&a, &b], |res, s| unsafe { sys::mlx_bitwise_xor(res, a.raw, b.raw, s) })
 }
 
-/// Integer divisors of zero would end the process on the CPU: they are replaced by one.
-fn guarded(b: &Array, dtype: Dtype) -> Array {
-    if dtype.is_inexact() {
-        return b.clone();
-    }
-    crate::where_(b.eq(0), crate::ones_like(b), b)
-}
-
+/// A divisor that cannot trap: on the CPU, an integer division by zero or of the smallest number by -1 would end the
+/// process. Zero counts as one; the other quotient wraps, as in two's complement. Floats are left alone.
 #[track_caller]
-fn refuse_zero(op: &str, b: &impl Operand, other: Dtype) {
-    if let crate::scalar::Arg::Scalar(Scalar::Int(0) | Scalar::Bool(false)) = b.arg()
-        && !other.is_inexact()
-    {
-        crate::error::refuse(op, "integer division by zero");
+fn divisor(op: &str, x: &Array, y: &Array, written: crate::scalar::Arg<'_>) -> Array {
+    let dtype = x.dtype().promote(y.dtype());
+    if dtype.is_inexact() {
+        return y.clone();
     }
+    let literal = match written {
+        crate::scalar::Arg::Scalar(Scalar::Int(0) | Scalar::Bool(false)) => {
+            crate::error::refuse(op, "integer division by zero")
+        }
+        crate::scalar::Arg::Scalar(Scalar::Int(-1)) => false,
+        crate::scalar::Arg::Scalar(_) => true,
+        crate::scalar::Arg::Array(_) => false,
+    };
+    if literal {
+        return y.clone();
+    }
+    let mut bad = y.eq(0);
+    if dtype.is_signed() && x.dtype() == dtype && y.dtype().is_signed() {
+        let smallest = -(1i128 << (dtype.size() * 8 - 1));
+        bad = bad.logical_or(y.eq(-1).logical_and(x.eq(smallest)));
+    }
+    crate::where_(bad, crate::ones_like(y), y)
 }
 
 macro_rules! dividing {
@@ -175,10 +185,7 @@ macro_rules! dividing {
         #[track_caller]
         pub fn $name(a: impl Operand, b: impl Operand) -> Array {
             let (x, y) = pair(stringify!($name), &a, &b);
-            let integral = !x.dtype().is_inexact() && !y.dtype().is_inexact();
-            if integral { refuse_zero(stringify!($name), &b, x.dtype()); }
-            let guard = integral && matches!(b.arg(), crate::scalar::Arg::Array(_));
-            let y = if guard { guarded(&y, y.dtype()) } else { (*y).clone() };
+            let y = divisor(stringify!($name), &x, &y, b.arg());
             // SAFETY: valid handles
             ffi::op(stringify!($name), &[&x, &y], |res, s| unsafe { sys::$c(res, x.raw, y.raw, s) })
         }
@@ -202,12 +209,7 @@ dividing! {
 #[track_caller]
 pub fn divmod(a: impl Operand, b: impl Operand) -> (Array, Array) {
     let (x, y) = pair("divmod", &a, &b);
-    let integral = !x.dtype().is_inexact() && !y.dtype().is_inexact();
-    if integral {
-        refuse_zero("divmod", &b, x.dtype());
-    }
-    let guard = integral && matches!(b.arg(), crate::scalar::Arg::Array(_));
-    let y = if guard { guarded(&y, y.dtype()) } else { (*y).clone() };
+    let y = divisor("divmod", &x, &y, b.arg());
     // SAFETY: valid handles
     let mut v = ffi::op_many("divmod", &[&x, &y], |res, s| unsafe { sys::mlx_divmod(res, x.raw, y.raw, s) });
     match (v.pop(), v.pop()) {

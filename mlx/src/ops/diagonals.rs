@@ -28,14 +28,15 @@ pub fn diagonal(a: &Array, offset: i32, axis1: i32, axis2: i32) -> Array {
 /// Sum of a diagonal (Python's default: 0, 0, 1, `None`); `None` sums small integers as int32 or uint32.
 #[track_caller]
 pub fn trace(a: &Array, offset: i32, axis1: i32, axis2: i32, dtype: Option<Dtype>) -> Array {
-    let dtype = dtype.unwrap_or(a.dtype());
-    // SAFETY: valid handles
-    ffi::op("trace", &[a], |res, s| unsafe { sys::mlx_trace_axes(res, a.raw, offset, axis1, axis2, dtype.raw(), s) })
+    let d = diagonal(a, offset, axis1, axis2);
+    d.astype(dtype.unwrap_or(a.dtype())).sum(-1)
 }
 
 /// Differences of neighbours along `axis`, `n` times (Python's default: 1, -1).
 #[track_caller]
 pub fn diff(a: &Array, n: i32, axis: i32) -> Array {
+    // after as many steps as there are elements nothing is left
+    let n = if a.ndim() == 0 { n } else { n.min(a.dim(axis)) };
     // SAFETY: valid handles
     ffi::op("diff", &[a], |res, s| unsafe { sys::mlx_diff(res, a.raw, n, axis, s) })
 }

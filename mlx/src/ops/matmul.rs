@@ -24,6 +24,9 @@ pub fn addmm(c: &Array, a: &Array, b: &Array, alpha: f32, beta: f32) -> Array {
 /// Indices are over the flat batch axes of `a` and `b`; those out of range are undefined by MLX and wrapped here.
 #[track_caller]
 pub fn gather_mm(a: &Array, b: &Array, lhs: Option<&Array>, rhs: Option<&Array>, sorted: bool) -> Array {
+    if a.size() == 0 || b.size() == 0 {
+        refuse("gather_mm", format!("no elements in {:?} or {:?}", a.shape(), b.shape()));
+    }
     let (l, r) = (batch_indices("gather_mm", a, lhs), batch_indices("gather_mm", b, rhs));
     let (l, r) = (ffi::nullable(l.as_ref()), ffi::nullable(r.as_ref()));
     // SAFETY: valid or null handles where null is allowed; indices are in range
