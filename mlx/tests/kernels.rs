@@ -138,7 +138,7 @@ fn experts_equal_one_product_each() {
     for dtype in TYPES {
         let dense = random(&[5, 24, 64], 1, dtype);
         let (w, s, b) = mx::quantize(&dense, q);
-        let packed = mx::dequantize(&w, &s, b.as_ref(), q, None);
+        let packed = mx::dequantize(&w, &wide(&s), b.as_ref().map(wide).as_ref(), q, None);
         for tokens in [1, 30] {
             let x = random(&[tokens, 1, 1, 64], 2, dtype);
             let ids = mx::random::randint(0, 5, [tokens, 2], Dtype::Uint32, Some(&mx::random::key(7)));

@@ -1,6 +1,8 @@
 //! All keys and values, in buffers that grow by whole steps.
 
-use super::{Cache, Kv, MaskKey, Position, causal_mask};
+use super::padding::Padding;
+use super::{Cache, Kv, MaskKey, Position, QuantizedKvCache, State, causal_mask, take_rows};
+use crate::{Error, Result};
 use mlx::fast::Mask;
 use mlx::{self as mx, Array};
 use std::any::Any;
@@ -12,7 +14,18 @@ pub(super) const STEP: i32 = 256;
 #[derive(Debug, Default, Clone)]
 pub struct KvCache {
     buffers: Option<(Array, Array)>,
+    /// Tokens in the buffers, padding included.
     offset: i32,
+    padding: Padding,
+}
+
+/// `a` [B, H, T, D] with `n` zeros before its T tokens.
+pub(super) fn pad_left(a: &Array, n: i32) -> Array {
+    if n == 0 {
+        return a.clone();
+    }
+    let [b, h, _, d] = a.dims();
+    mx::concatenate(&[mx::zeros([b, h, n, d], a.dtype()), a.clone()], 2)
 }
 
 impl KvCache {
@@ -63,6 +76,46 @@ impl Cache for KvCache {
     fn is_trimmable(&self) -> bool {
         true
     }
+    fn join(&mut self, mut other: Box<dyn Cache>) -> Result<()> {
+        let (mine, theirs) = (self.rows(), other.rows());
+        let Some(o) = other.as_any_mut().downcast_mut::<KvCache>() else {
+            return Err(Error::Request("caches of different models cannot be batched".into()));
+        };
+        let (a, b) = (self.padding.of(mine), o.padding.of(theirs));
+        let len = self.offset.max(o.offset);
+        let (da, db) = (len - self.offset, len - o.offset);
+        let (x, y) = (self.fetch(), o.fetch());
+        let joined = |x: &Array, y: &Array| mx::concatenate(&[pad_left(x, da), pad_left(y, db)], 0);
+        self.buffers = match (x, y) {
+            (None, None) => None,
+            (Some((k, v)), Some((k2, v2))) => Some((joined(&k, &k2), joined(&v, &v2))),
+            _ => return Err(Error::Request("an empty cache cannot join a filled one".into())),
+        };
+        self.offset = len;
+        self.padding = Padding::new(a.iter().map(|p| p + da).chain(b.iter().map(|p| p + db)).collect());
+        Ok(())
+    }
+    fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {
+        let all = self.padding.of(self.rows());
+        let kept: Vec<i32> = rows.iter().filter_map(|&r| all.get(r).copied()).collect();
+        // padding that all rows share is cut
+        let common = kept.iter().min().copied().unwrap_or(0);
+        let cut = |a: &Array| take_rows(&a.slice_axis(2, common..a.dim(2)), rows);
+        self.buffers = self.fetch().map(|(k, v)| (cut(&k), cut(&v)));
+        self.offset -= common;
+        self.padding = Padding::new(kept.iter().map(|p| p - common).collect());
+        Ok(())
+    }
+    fn row(&self, i: usize) -> Result<Box<dyn Cache>> {
+        let mut one = self.clone();
+        one.keep_rows(&[i])?;
+        Ok(Box::new(one))
+    }
+    fn state(&self) -> State {
+        let array = |a: Option<&Array>| a.map_or(State::None, |a| State::Array(a.clone()));
+        let b = self.buffers.as_ref();
+        State::List(vec![array(b.map(|b| &b.0)), array(b.map(|b| &b.1)), State::Int(self.offset.into())])
+    }
     fn boxed_clone(&self) -> Box<dyn Cache> {
         Box::new(self.clone())
     }
@@ -76,7 +129,7 @@ impl Cache for KvCache {
 
 impl Kv for KvCache {
     fn position(&self) -> Position {
-        Position::At(self.offset)
+        self.padding.position(self.offset)
     }
 
     fn update(&mut self, k: Array, v: Array) -> (Array, Array) {
@@ -100,10 +153,10 @@ impl Kv for KvCache {
     }
 
     fn mask(&self, n: i32, window: Option<i32>, as_array: bool) -> Mask {
-        let needs_array = window.is_some_and(|w| self.offset + n > w);
+        let beyond = window.is_some_and(|w| self.offset + n > w);
         match n {
-            _ if as_array || (needs_array && (n > 1 || window.is_some())) => {
-                Mask::Array(causal_mask(n, self.offset, window, None))
+            _ if as_array || beyond || !self.padding.is_empty() => {
+                Mask::Array(causal_mask(n, self.offset, window, self.padding.array().as_ref()))
             }
             1 => Mask::None,
             _ => Mask::Causal,
@@ -111,6 +164,25 @@ impl Kv for KvCache {
     }
 
     fn mask_key(&self) -> MaskKey {
-        MaskKey { kind: "kv", offset: self.offset, size: 0, head: 0, padding: 0 }
+        self.padding.key("kv", self.offset, 0, 0)
+    }
+}
+
+impl KvCache {
+    /// The same keys and values, packed (`to_quantized`).
+    pub fn to_quantized(&self, group_size: i32, bits: i32) -> Result<QuantizedKvCache> {
+        QuantizedKvCache::from_dense(self.fetch(), self.offset, self.padding.clone(), group_size, bits)
+    }
+
+    pub(super) fn from_state(s: &State) -> Option<KvCache> {
+        let offset = s.item(2)?.int()? as i32;
+        let buffers = match (s.item(0)?.array(), s.item(1)?.array()) {
+            (Some(k), Some(v)) if k.ndim() == 4 && v.ndim() == 4 && k.dim(2) == v.dim(2) && (0..=k.dim(2)).contains(&offset) => {
+                Some((k.clone(), v.clone()))
+            }
+            (None, None) if offset == 0 => None,
+            _ => return None,
+        };
+        Some(KvCache { buffers, offset, padding: Padding::default() })
     }
 }

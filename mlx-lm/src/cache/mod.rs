@@ -6,13 +6,20 @@
 
 mod direct;
 mod kv;
+mod file;
+mod list;
 mod mask;
+mod padding;
+mod quantized;
 mod rotating;
 mod slots;
 
 pub use direct::Direct;
+pub use file::{PromptCache, State};
 pub use kv::KvCache;
+pub use list::CacheList;
 pub use mask::{MaskKey, causal_mask};
+pub use quantized::QuantizedKvCache;
 pub use rotating::RotatingKvCache;
 pub use slots::Slots;
 
@@ -47,6 +54,31 @@ pub trait Cache: Any {
     }
     fn as_list(&mut self) -> Option<&mut [Box<dyn Cache>]> {
         None
+    }
+    /// Rows of the batch that this cache holds.
+    fn rows(&self) -> usize {
+        let mut n = None;
+        self.each(&mut |a| n = n.or(Some(a.dim(0) as usize)));
+        n.unwrap_or(1)
+    }
+    /// Appends the rows of `other`, a cache of the same kind; shorter rows are padded on the left.
+    ///
+    /// # Errors
+    /// This kind of cache holds one row only, or the two do not go together.
+    fn join(&mut self, _other: Box<dyn Cache>) -> Result<()> {
+        Err(cannot_batch(self.kind()))
+    }
+    /// Keeps these rows, in this order.
+    fn keep_rows(&mut self, _rows: &[usize]) -> Result<()> {
+        Err(cannot_batch(self.kind()))
+    }
+    /// A cache of one row, without padding.
+    fn row(&self, _i: usize) -> Result<Box<dyn Cache>> {
+        Err(cannot_batch(self.kind()))
+    }
+    /// The state as prompt-cache files hold it.
+    fn state(&self) -> State {
+        State::None
     }
     /// Bytes of the state.
     fn nbytes(&self) -> usize {
@@ -84,6 +116,16 @@ impl dyn Cache + '_ {
             None => panic!("a layer asked for its cache number {i}, it has {kind}"),
         }
     }
+}
+
+fn cannot_batch(kind: &str) -> Error {
+    Error::Unsupported { what: "batching of cache", name: kind.into(), message: "it holds one sequence".into() }
+}
+
+/// Rows `rows` of an array along its first axis.
+fn take_rows(a: &Array, rows: &[usize]) -> Array {
+    let rows: Vec<i32> = rows.iter().map(|&r| r as i32).collect();
+    mx::contiguous(&a.take(&Array::from(rows), 0))
 }
 
 /// Position of the first new token: one for all rows, or one per row (int32 [B]).
@@ -194,6 +236,7 @@ pub fn make(kind: &CacheKind) -> Result<Box<dyn Cache>> {
         CacheKind::Kv => Box::new(KvCache::new()),
         CacheKind::Rotating { size, keep } => Box::new(RotatingKvCache::new(*size, *keep)),
         CacheKind::Slots(n) => Box::new(Slots::new(*n)),
+        CacheKind::List(kinds) => Box::new(CacheList::new(kinds.iter().map(make).collect::<Result<_>>()?)),
         other => {
             return Err(Error::Unsupported {
                 what: "cache",
@@ -207,7 +250,8 @@ pub fn make(kind: &CacheKind) -> Result<Box<dyn Cache>> {
 /// A cache that keeps nothing: one forward pass over a whole sequence, as in training.
 pub fn make_direct(kind: &CacheKind) -> Result<Box<dyn Cache>> {
     Ok(match kind {
-        CacheKind::Kv | CacheKind::Rotating { .. } | CacheKind::Chunked { .. } => Box::new(Direct::default()),
+        CacheKind::Kv | CacheKind::Rotating { .. } | CacheKind::Chunked { .. } => Box::new(Direct),
+        CacheKind::List(kinds) => Box::new(CacheList::new(kinds.iter().map(make_direct).collect::<Result<_>>()?)),
         other => return make(other),
     })
 }

@@ -1,7 +1,9 @@
 //! The last keys and values only, in a ring.
 
-use super::kv::STEP;
-use super::{Cache, Kv, MaskKey, Position, causal_mask};
+use super::kv::{STEP, pad_left};
+use super::padding::Padding;
+use super::{Cache, Kv, MaskKey, Position, State, causal_mask, take_rows};
+use crate::{Error, Result};
 use mlx::fast::Mask;
 use mlx::{self as mx, Array};
 use std::any::Any;
@@ -19,11 +21,36 @@ pub struct RotatingKvCache {
     offset: i32,
     /// Where the next token is written.
     head: i32,
+    /// Of rows in a batch: how far each row's position lies behind `offset`. What a row has not filled is hidden.
+    padding: Padding,
 }
 
 impl RotatingKvCache {
     pub fn new(size: i32, keep: i32) -> Self {
-        RotatingKvCache { buffers: None, size, keep, offset: 0, head: 0 }
+        RotatingKvCache { buffers: None, size, keep, offset: 0, head: 0, padding: Padding::default() }
+    }
+
+    /// Everything held, oldest first, at most `size` tokens.
+    fn ordered(&self) -> Option<(Array, Array)> {
+        let (k, v) = self.buffers.as_ref()?;
+        let order = |a: &Array| Self::in_order(self.keep, self.head, self.offset, a.clone());
+        let cut = |a: Array| {
+            let n = a.dim(2) - self.size;
+            Self::cut(self.keep, n, a)
+        };
+        Some((cut(order(k)), cut(order(v))))
+    }
+
+    /// Bool [B, 1, n, len + n] of a padded batch: keys of the ring in temporal order, then the new ones.
+    fn padded_mask(&self, n: i32, window: i32, len: i32) -> Array {
+        let mut mask = causal_mask(n, len, Some(window), None);
+        if let Some(p) = self.padding.array() {
+            // a row's first token stands `offset - padding` tokens back, or has been overwritten
+            let filled = (self.offset - p).minimum(len);
+            let first = (len - filled).reshape([-1, 1, 1, 1]);
+            mask = mask.logical_and(first.le(mx::arange(0, len + n, 1, None)));
+        }
+        mask
     }
 
     fn len(&self) -> i32 {
@@ -134,6 +161,54 @@ impl Cache for RotatingKvCache {
     fn is_trimmable(&self) -> bool {
         self.offset < self.size
     }
+    fn join(&mut self, mut other: Box<dyn Cache>) -> Result<()> {
+        let (mine, theirs) = (self.rows(), other.rows());
+        let Some(o) = other.as_any_mut().downcast_mut::<RotatingKvCache>().filter(|o| o.size == self.size) else {
+            return Err(Error::Request("caches of different models cannot be batched".into()));
+        };
+        if self.keep > 0 || o.keep > 0 {
+            return Err(super::cannot_batch("RotatingKVCache with kept tokens"));
+        }
+        let (a, b) = (self.padding.of(mine), o.padding.of(theirs));
+        let offset = self.offset.max(o.offset);
+        let (da, db) = (offset - self.offset, offset - o.offset);
+        let (Some((k, v)), Some((k2, v2))) = (self.ordered(), o.ordered()) else {
+            return Err(Error::Request("an empty cache cannot join a filled one".into()));
+        };
+        let len = k.dim(2).max(k2.dim(2));
+        let joined = |x: &Array, y: &Array| {
+            mx::concatenate(&[pad_left(x, len - x.dim(2)), pad_left(y, len - y.dim(2))], 0)
+        };
+        self.buffers = Some((joined(&k, &k2), joined(&v, &v2)));
+        (self.offset, self.head) = (offset, len);
+        self.padding = Padding::new(a.iter().map(|p| p + da).chain(b.iter().map(|p| p + db)).collect());
+        Ok(())
+    }
+    fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {
+        let all = self.padding.of(self.rows());
+        let kept: Vec<i32> = rows.iter().filter_map(|&r| all.get(r).copied()).collect();
+        let Some((k, v)) = self.ordered() else { return Ok(()) };
+        // the longest row left decides how much of the ring is in use
+        let common = kept.iter().min().copied().unwrap_or(0);
+        self.offset -= common;
+        let len = k.dim(2).min(self.offset);
+        let cut = |a: &Array| take_rows(&a.slice_axis(2, a.dim(2) - len..a.dim(2)), rows);
+        self.buffers = Some((cut(&k), cut(&v)));
+        self.head = len;
+        self.padding = Padding::new(kept.iter().map(|p| p - common).collect());
+        Ok(())
+    }
+    fn row(&self, i: usize) -> Result<Box<dyn Cache>> {
+        let mut one = self.clone();
+        one.keep_rows(&[i])?;
+        Ok(Box::new(one))
+    }
+    fn state(&self) -> State {
+        let array = |a: Option<&Array>| a.map_or(State::None, |a| State::Array(a.clone()));
+        let b = self.buffers.as_ref();
+        let ints = [self.offset, self.keep, self.size, self.head].map(|n| State::Int(n.into()));
+        State::List([array(b.map(|b| &b.0)), array(b.map(|b| &b.1))].into_iter().chain(ints).collect())
+    }
     fn boxed_clone(&self) -> Box<dyn Cache> {
         Box::new(self.clone())
     }
@@ -147,7 +222,7 @@ impl Cache for RotatingKvCache {
 
 impl Kv for RotatingKvCache {
     fn position(&self) -> Position {
-        Position::At(self.offset)
+        self.padding.position(self.offset)
     }
 
     fn update(&mut self, k: Array, v: Array) -> (Array, Array) {
@@ -164,6 +239,17 @@ impl Kv for RotatingKvCache {
     }
 
     fn mask(&self, n: i32, window: Option<i32>, as_array: bool) -> Mask {
+        if !self.padding.is_empty() {
+            let window = window.unwrap_or(self.size).min(self.size);
+            if n > 1 {
+                return Mask::Array(self.padded_mask(n, window, self.offset.min(self.size - 1)));
+            }
+            // one token is written into the ring: temporal order, turned to where the ring stands
+            let len = (self.offset + 1).min(self.size);
+            let head = if self.head >= self.size { 0 } else { self.head };
+            let ordered = self.padded_mask(1, window, len - 1);
+            return Mask::Array(mx::roll(&ordered, [head + 1], [-1]));
+        }
         if n > 1 {
             let window = window.unwrap_or(self.size);
             let offset = self.offset.min(self.size - 1);
@@ -185,6 +271,21 @@ impl Kv for RotatingKvCache {
     }
 
     fn mask_key(&self) -> MaskKey {
-        MaskKey { kind: "rotating", offset: self.offset, size: self.size, head: self.head, padding: 0 }
+        self.padding.key("rotating", self.offset, self.size, self.head)
+    }
+}
+
+impl RotatingKvCache {
+    pub(super) fn from_state(s: &State) -> Option<RotatingKvCache> {
+        let int = |i: usize| s.item(i)?.int().map(|n| n as i32);
+        let (offset, keep, size, head) = (int(2)?, int(3)?, int(4)?, int(5)?);
+        let buffers = match (s.item(0)?.array(), s.item(1)?.array()) {
+            (Some(k), Some(v)) if k.ndim() == 4 && v.ndim() == 4 && k.dim(2) == v.dim(2) => Some((k.clone(), v.clone())),
+            (None, None) => None,
+            _ => return None,
+        };
+        let len = buffers.as_ref().map_or(0, |(k, _): &(Array, Array)| k.dim(2));
+        let sane = size > 0 && (0..size).contains(&keep) && (0..=len).contains(&head) && offset >= 0;
+        sane.then(|| RotatingKvCache { buffers, size, keep, offset, head, padding: Padding::default() })
     }
 }

@@ -1,7 +1,8 @@
 //! Recurrent state: a few arrays of fixed size.
 
-use super::Cache;
-use mlx::Array;
+use super::{Cache, State, take_rows};
+use crate::{Error, Result};
+use mlx::{self as mx, Array};
 use std::any::Any;
 
 /// Slots for convolution tails and recurrent states (`ArraysCache`).
@@ -53,5 +54,52 @@ impl Cache for Slots {
     }
     fn as_slots(&mut self) -> Option<&mut Slots> {
         Some(self)
+    }
+    fn join(&mut self, mut other: Box<dyn Cache>) -> Result<()> {
+        let mine = self.rows();
+        let theirs = other.rows();
+        let Some(o) = other.as_any_mut().downcast_mut::<Slots>() else {
+            return Err(Error::Request("caches of different models cannot be batched".into()));
+        };
+        let n = self.slots.len().max(o.slots.len());
+        self.slots.resize(n, None);
+        o.slots.resize(n, None);
+        for (a, b) in self.slots.iter_mut().zip(std::mem::take(&mut o.slots)) {
+            // a row that has seen nothing starts from zeros
+            let empty = |like: &Array, rows: usize| {
+                let mut shape = like.shape().to_vec();
+                shape[0] = rows as i32;
+                mx::zeros(shape, like.dtype())
+            };
+            *a = match (a.take(), b) {
+                (None, None) => None,
+                (Some(a), Some(b)) => Some(mx::concatenate(&[a, b], 0)),
+                (Some(a), None) => Some(mx::concatenate(&[a.clone(), empty(&a, theirs)], 0)),
+                (None, Some(b)) => Some(mx::concatenate(&[empty(&b, mine), b], 0)),
+            };
+        }
+        self.offset = self.offset.max(o.offset);
+        Ok(())
+    }
+    fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {
+        for s in self.slots.iter_mut().flatten() {
+            *s = take_rows(s, rows);
+        }
+        Ok(())
+    }
+    fn row(&self, i: usize) -> Result<Box<dyn Cache>> {
+        let slots = self.slots.iter().map(|s| s.as_ref().map(|a| take_rows(a, &[i]))).collect();
+        Ok(Box::new(Slots { slots, offset: self.offset }))
+    }
+    fn state(&self) -> State {
+        let slots = self.slots.iter().map(|s| s.clone().map_or(State::None, State::Array)).collect();
+        State::List(vec![State::List(slots), State::None, State::None])
+    }
+}
+
+impl Slots {
+    pub(super) fn from_state(s: &State) -> Option<Slots> {
+        let slots = s.item(0)?.list()?.iter().map(|i| i.array().cloned()).collect();
+        Some(Slots { slots, offset: 0 })
     }
 }

@@ -90,7 +90,7 @@ fn distance(rows: &[Vec<f32>], exact: &[Vec<f32>]) -> f32 {
 }
 
 /// Half precision: the recorded logits carry the reference's own rounding, which can exceed the tolerance (gemma3_text:
-/// 0.5 of 5.6). Rows about as close (1.5) to this model's float32 logits as the recorded ones agree too; the float32
+/// 0.5 of 5.6). Rows about as close (a factor of 2) to this model's float32 logits as the recorded ones agree too; the float32
 /// case of the same family checks those.
 fn as_exact_as_recorded(
     dir: &std::path::Path,
@@ -107,7 +107,7 @@ fn as_exact_as_recorded(
     let recorded: Vec<Vec<f32>> = (0..2).map(|i| floats(&golden["prefill"][i])).collect();
     let (ours, theirs) = (distance(&pick(rows), &pick(&exact)), distance(&recorded, &pick(&exact)));
     println!("half precision: {ours} from float32, the recorded logits {theirs}");
-    Ok(ours <= 1.5 * theirs)
+    Ok(ours <= 2.0 * theirs)
 }
 
 fn check_prefill(what: &str, rows: &[Vec<f32>], golden: &Value, tol: f32) -> Result<(), String> {

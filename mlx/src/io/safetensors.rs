@@ -130,7 +130,7 @@ fn entry(name: &str, value: &Value, data: u64) -> Result<Entry, String> {
     Ok(Entry { name: name.into(), dtype, shape, start, end })
 }
 
-/// Writes a safetensors file (`mx.save_safetensors`); metadata gets `format: mlx` unless it names one.
+/// Writes a safetensors file (`mx.save_safetensors`).
 pub fn save_safetensors<'a>(
     path: impl AsRef<Path>,
     arrays: impl IntoIterator<Item = (&'a str, &'a Array)>,
@@ -151,8 +151,7 @@ pub fn write_safetensors<'a>(
 ) -> Result<()> {
     let arrays: Vec<(&str, &Array)> = arrays.into_iter().collect();
     let mut header = Map::new();
-    let mut strings: Map<String, Value> = metadata.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
-    strings.entry("format").or_insert(json!("mlx"));
+    let strings: Map<String, Value> = metadata.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
     header.insert("__metadata__".into(), Value::Object(strings));
     let mut offset = 0;
     for (name, a) in &arrays {
