@@ -113,7 +113,10 @@ impl PromptCache {
         while let Some(class) = meta.get(&format!("1.{}", caches.len())) {
             let i = caches.len();
             let state = root.children.remove(&i).map_or(State::List(Vec::new()), Node::state);
-            caches.push(build(class, &state).ok_or_else(|| Error::file(path, format!("layer {i}: not the state of a {class}")))?);
+            caches.push(
+                build(class, &state)
+                    .ok_or_else(|| Error::file(path, format!("layer {i}: not the state of a {class}")))?,
+            );
         }
         if caches.is_empty() {
             return Err(Error::file(path, "no caches: not a prompt-cache file"));

@@ -177,7 +177,9 @@ impl KvCache {
     pub(super) fn from_state(s: &State) -> Option<KvCache> {
         let offset = s.item(2)?.int()? as i32;
         let buffers = match (s.item(0)?.array(), s.item(1)?.array()) {
-            (Some(k), Some(v)) if k.ndim() == 4 && v.ndim() == 4 && k.dim(2) == v.dim(2) && (0..=k.dim(2)).contains(&offset) => {
+            (Some(k), Some(v))
+                if k.ndim() == 4 && v.ndim() == 4 && k.dim(2) == v.dim(2) && (0..=k.dim(2)).contains(&offset) =>
+            {
                 Some((k.clone(), v.clone()))
             }
             (None, None) if offset == 0 => None,

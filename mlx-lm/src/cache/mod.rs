@@ -5,8 +5,8 @@
 //! left; positions are then one number per row.
 
 mod direct;
-mod kv;
 mod file;
+mod kv;
 mod list;
 mod mask;
 mod padding;

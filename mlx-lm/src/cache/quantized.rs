@@ -39,7 +39,11 @@ pub struct QuantizedKvCache {
 
 fn quant(group_size: i32, bits: i32) -> Result<Quant> {
     let q = Quant::affine(group_size, bits);
-    if q.is_valid() { Ok(q) } else { Err(Error::Request(format!("KV cache: {bits} bits in groups of {group_size} are not supported"))) }
+    if q.is_valid() {
+        Ok(q)
+    } else {
+        Err(Error::Request(format!("KV cache: {bits} bits in groups of {group_size} are not supported")))
+    }
 }
 
 impl QuantizedKvCache {
@@ -56,14 +60,20 @@ impl QuantizedKvCache {
     }
 
     pub(super) fn from_dense(
-        kv: Option<(Array, Array)>, offset: i32, padding: Padding, group_size: i32, bits: i32,
+        kv: Option<(Array, Array)>,
+        offset: i32,
+        padding: Padding,
+        group_size: i32,
+        bits: i32,
     ) -> Result<Self> {
         let mut new = Self::new(group_size, bits, bits)?;
         if let Some((k, v)) = kv {
             for (name, a) in [("key", &k), ("value", &v)] {
                 if a.dim(-1) % group_size != 0 {
                     let d = a.dim(-1);
-                    return Err(Error::Request(format!("KV cache: {name} width {d} is not a multiple of the group {group_size}")));
+                    return Err(Error::Request(format!(
+                        "KV cache: {name} width {d} is not a multiple of the group {group_size}"
+                    )));
                 }
             }
             new.dtype = k.dtype();
@@ -95,10 +105,12 @@ impl QuantizedKvCache {
         let n = k.dim(2);
         let (k, v) = (Packed::new(k, self.keys), Packed::new(v, self.values));
         if self.buffers.is_none() {
-            let rows = |p: &Packed| p.clone().map(|a| {
-                let [b, h, _, d] = a.dims();
-                mx::zeros([b, h, (STEP + n - 1) / STEP * STEP, d], a.dtype())
-            });
+            let rows = |p: &Packed| {
+                p.clone().map(|a| {
+                    let [b, h, _, d] = a.dims();
+                    mx::zeros([b, h, (STEP + n - 1) / STEP * STEP, d], a.dtype())
+                })
+            };
             self.buffers = Some((rows(&k), rows(&v)));
         }
         self.grow(n);
@@ -143,7 +155,10 @@ impl Cache for QuantizedKvCache {
     }
     fn join(&mut self, mut other: Box<dyn Cache>) -> Result<()> {
         let (mine, theirs) = (self.rows(), other.rows());
-        let Some(o) = other.as_any_mut().downcast_mut::<QuantizedKvCache>().filter(|o| (o.keys, o.values) == (self.keys, self.values))
+        let Some(o) = other
+            .as_any_mut()
+            .downcast_mut::<QuantizedKvCache>()
+            .filter(|o| (o.keys, o.values) == (self.keys, self.values))
         else {
             return Err(Error::Request("caches of different models cannot be batched".into()));
         };
@@ -154,8 +169,11 @@ impl Cache for QuantizedKvCache {
         let len = self.offset.max(o.offset);
         let (da, db) = (len - self.offset, len - o.offset);
         let joined = |x: Packed, y: Packed| {
-            let both: Vec<Array> = x.0.iter().zip(&y.0)
-                .map(|(x, y)| mx::concatenate(&[super::kv::pad_left(x, da), super::kv::pad_left(y, db)], 0)).collect();
+            let both: Vec<Array> =
+                x.0.iter()
+                    .zip(&y.0)
+                    .map(|(x, y)| mx::concatenate(&[super::kv::pad_left(x, da), super::kv::pad_left(y, db)], 0))
+                    .collect();
             both.try_into().map(Packed).unwrap_or(x)
         };
         self.buffers = Some((joined(self.seen(k), o.seen(k2)), joined(self.seen(v), o.seen(v2))));
@@ -181,7 +199,9 @@ impl Cache for QuantizedKvCache {
         Ok(Box::new(one))
     }
     fn state(&self) -> State {
-        let side = |p: Option<&Packed>| p.map_or(State::None, |p| State::List(p.0.iter().cloned().map(State::Array).collect()));
+        let side = |p: Option<&Packed>| {
+            p.map_or(State::None, |p| State::List(p.0.iter().cloned().map(State::Array).collect()))
+        };
         let b = self.buffers.as_ref();
         State::List(vec![
             side(b.map(|b| &b.0)),

@@ -176,9 +176,8 @@ impl Cache for RotatingKvCache {
             return Err(Error::Request("an empty cache cannot join a filled one".into()));
         };
         let len = k.dim(2).max(k2.dim(2));
-        let joined = |x: &Array, y: &Array| {
-            mx::concatenate(&[pad_left(x, len - x.dim(2)), pad_left(y, len - y.dim(2))], 0)
-        };
+        let joined =
+            |x: &Array, y: &Array| mx::concatenate(&[pad_left(x, len - x.dim(2)), pad_left(y, len - y.dim(2))], 0);
         self.buffers = Some((joined(&k, &k2), joined(&v, &v2)));
         (self.offset, self.head) = (offset, len);
         self.padding = Padding::new(a.iter().map(|p| p + da).chain(b.iter().map(|p| p + db)).collect());
@@ -280,7 +279,9 @@ impl RotatingKvCache {
         let int = |i: usize| s.item(i)?.int().map(|n| n as i32);
         let (offset, keep, size, head) = (int(2)?, int(3)?, int(4)?, int(5)?);
         let buffers = match (s.item(0)?.array(), s.item(1)?.array()) {
-            (Some(k), Some(v)) if k.ndim() == 4 && v.ndim() == 4 && k.dim(2) == v.dim(2) => Some((k.clone(), v.clone())),
+            (Some(k), Some(v)) if k.ndim() == 4 && v.ndim() == 4 && k.dim(2) == v.dim(2) => {
+                Some((k.clone(), v.clone()))
+            }
             (None, None) => None,
             _ => return None,
         };

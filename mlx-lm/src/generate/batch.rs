@@ -5,6 +5,7 @@
 
 use super::processors::{Processor, log_softmax};
 use super::sampler::Sampler;
+use super::stream::FinishReason;
 use super::tokens::prefill;
 use crate::cache::Caches;
 use crate::decoder::Decoder;
@@ -41,13 +42,6 @@ impl BatchRequest<'_> {
             logprobs: false,
         }
     }
-}
-
-/// Why a row ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FinishReason {
-    Stop,
-    Length,
 }
 
 /// One token of one row.
@@ -221,7 +215,12 @@ impl<'a> BatchGenerator<'a> {
             g.caches = joined;
             g.next = mx::catch(|| Pending {
                 ids: mx::concatenate(&[&g.next.ids, &single.next.ids], 0),
-                logprobs: g.next.logprobs.as_ref().zip(single.next.logprobs.as_ref()).map(|(a, b)| mx::concatenate(&[a, b], 0)),
+                logprobs: g
+                    .next
+                    .logprobs
+                    .as_ref()
+                    .zip(single.next.logprobs.as_ref())
+                    .map(|(a, b)| mx::concatenate(&[a, b], 0)),
             })?;
             g.rows.extend(single.rows);
             return Ok(());

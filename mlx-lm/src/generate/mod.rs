@@ -1,7 +1,8 @@
 //! Generation: prompt to tokens. The step loop with its one-token look-ahead, samplers and logits processors.
 //!
-//! Text (detokenising, stop strings, statistics) is in [`stream`]; many sequences at once are in `batch`.
+//! Text (detokenising, stop strings, statistics) is in [`stream`]; many sequences at once are in [`batch_generate`].
 
+mod batch;
 mod language;
 mod processors;
 mod sampler;
@@ -11,6 +12,7 @@ mod stop;
 mod stream;
 mod tokens;
 
+pub use batch::{BatchGenerator, BatchOutput, BatchRequest, BatchStats, BatchToken, batch_generate};
 pub use language::{LanguageModel, gguf_options, load, load_with, tokenizer};
 pub use processors::{Processor, Processors};
 pub use sampler::Sampler;

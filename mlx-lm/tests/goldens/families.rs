@@ -6,6 +6,7 @@ use mlx::{self as mx, Array, Dtype};
 use mlx_lm::Model;
 use mlx_lm::cache::Caches;
 use mlx_lm::decoder::LoadOptions;
+use mlx_lm::generate::{BatchRequest, batch_generate};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -178,6 +179,8 @@ fn run(case: &Value) -> Result<(), String> {
         run_steps(&mut cache, prefill_rows(&parts)?[1].clone(), g, &want)?;
     }
 
+    check_batch(&model, &prompt, golden, tol.greedy)?;
+
     // pieces of any size give the same rows, unless the reference itself depends on the cut
     let path_dependent = golden["last1"].is_object();
     if !path_dependent {
@@ -188,6 +191,27 @@ fn run(case: &Value) -> Result<(), String> {
             }
             let parts = feed(&model, &mut caches()?, &prompt, chunk)?;
             check_prefill(&format!("chunks of {chunk}"), &prefill_rows(&parts)?, golden, loose)?;
+        }
+    }
+    Ok(())
+}
+
+/// Two rows of unequal length, decoded together: each gives the ids that it gives alone.
+fn check_batch(model: &Model, prompt: &[i32], golden: &Value, greedy: bool) -> Result<(), String> {
+    let b = &golden["batch"];
+    let want = ["single", "greedy"].iter().map(|k| &b[*k]).find(|v| v.is_array());
+    let (Some(want), true) = (want, greedy) else { return Ok(()) };
+    let rows = [&prompt[..prompt.len() - 11], &prompt[5..]];
+    let requests = rows.iter().zip(want.as_array().unwrap()).map(|(row, ids)| {
+        let mut r = BatchRequest::new(row.iter().map(|&i| i as u32).collect());
+        r.max_tokens = ints(ids).len();
+        r
+    });
+    let (outputs, _) = batch_generate(&model.decoder, requests).map_err(|e| format!("batch: {e}"))?;
+    for (i, (o, want)) in outputs.iter().zip(want.as_array().unwrap()).enumerate() {
+        let got: Vec<i32> = o.ids.iter().map(|&i| i as i32).collect();
+        if got != ints(want) {
+            return Err(format!("batch row {i}: ids {got:?} instead of {:?}", ints(want)));
         }
     }
     Ok(())
