@@ -4,6 +4,8 @@
 //! public loader. `MLX_LM_GOLDENS_DIR` names another directory with `families/` and `mixers/`; `GOLDENS_ONLY` keeps the
 //! cases whose name contains a text.
 
+#[path = "goldens/caches.rs"]
+mod caches;
 #[path = "goldens/case.rs"]
 mod case;
 #[path = "goldens/families.rs"]
@@ -23,7 +25,8 @@ pub struct Job {
 #[test]
 fn goldens() {
     let only = std::env::var("GOLDENS_ONLY").unwrap_or_default();
-    let jobs: Vec<Job> = families::jobs().into_iter().filter(|j| j.name.contains(&only)).collect();
+    let jobs: Vec<Job> =
+        families::jobs().into_iter().chain(caches::jobs()).filter(|j| j.name.contains(&only)).collect();
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|s| {

@@ -256,6 +256,26 @@ pub fn make_direct(kind: &CacheKind) -> Result<Box<dyn Cache>> {
     })
 }
 
+/// When and how keys and values are packed while generating.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvQuant {
+    pub bits: i32,
+    pub group_size: i32,
+    /// Only layers that hold at least this many tokens.
+    pub start: i32,
+}
+
+/// Packs every plain KV cache that is long enough (`maybe_quantize_kv_cache`).
+pub fn quantize(caches: &mut Caches, q: KvQuant) -> Result<()> {
+    for c in caches.iter_mut().filter(|c| c.offset() >= q.start.max(1)) {
+        if let Some(kv) = c.as_any_mut().downcast_mut::<KvCache>() {
+            let packed = mx::try_catch(|| kv.to_quantized(q.group_size, q.bits))?;
+            *c = Box::new(packed);
+        }
+    }
+    Ok(())
+}
+
 /// Forgets the last `n` tokens in every layer; 0 when a layer cannot (`trim_prompt_cache`).
 pub fn trim(caches: &mut Caches, n: i32) -> i32 {
     if caches.is_empty() || !caches.iter().all(|c| c.is_trimmable()) {

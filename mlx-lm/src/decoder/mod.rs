@@ -13,7 +13,7 @@ pub use load::{LoadOptions, Model};
 pub use registry::Registry;
 pub use step::Step;
 
-use crate::blueprint::Blueprint;
+use crate::blueprint::{Blueprint, CacheKind};
 use crate::cache::{self, Cache, Caches};
 use crate::weights::Leaves;
 use crate::{Error, Result};
@@ -75,6 +75,19 @@ impl Decoder {
     /// Fresh caches, one per layer (`make_prompt_cache`).
     pub fn caches(&self) -> Result<Caches> {
         self.blueprint.caches().iter().map(cache::make).collect()
+    }
+
+    /// Caches that keep at most `max` tokens per layer, the first four of them for ever (`max_kv_size`). Layers whose
+    /// cache is bounded by itself keep their own.
+    pub fn caches_limited(&self, max: i32) -> Result<Caches> {
+        let limit = |kind: &CacheKind| match kind {
+            CacheKind::Kv => CacheKind::Rotating { size: max, keep: 4.min(max - 1) },
+            other => other.clone(),
+        };
+        if max < 1 {
+            return Err(Error::Request(format!("max_kv_size {max} must be at least 1")));
+        }
+        self.blueprint.caches().iter().map(|k| cache::make(&limit(k))).collect()
     }
 
     /// Logits [B, L, V] of all positions.

@@ -2,7 +2,7 @@
 
 use super::processors::{Processor, log_softmax};
 use super::sampler::Sampler;
-use crate::cache::Caches;
+use crate::cache::{self, Caches, KvQuant};
 use crate::decoder::{Decoder, eval_caches};
 use crate::{Error, Result};
 use mlx::{self as mx, Array, memory};
@@ -15,6 +15,8 @@ pub struct TokenOptions<'a> {
     pub processors: Vec<Box<dyn Processor + 'a>>,
     /// Tokens of the prompt that are processed at once.
     pub prefill_step: usize,
+    /// Pack keys and values.
+    pub kv_quant: Option<KvQuant>,
     /// Report the log-probability of each token.
     pub logprobs: bool,
     /// Called with (done, total) prompt tokens.
@@ -28,6 +30,7 @@ impl Default for TokenOptions<'_> {
             sampler: Sampler::greedy(),
             processors: Vec::new(),
             prefill_step: 2048,
+            kv_quant: None,
             logprobs: false,
             progress: None,
         }
@@ -110,7 +113,14 @@ impl<'a> Tokens<'a> {
         let total = prompt.len();
         let mut progress = options.progress.take().unwrap_or_else(|| Box::new(|_, _| {}));
         progress(0, total);
-        prefill(decoder, first, caches, options.prefill_step, &mut progress, total)?;
+        let mut done = 0;
+        for chunk in first.chunks(options.prefill_step.max(1)) {
+            prefill(decoder, chunk, caches, options.prefill_step, &mut |n, _| progress(done + n, total), total)?;
+            done += chunk.len();
+            if let Some(q) = options.kv_quant {
+                cache::quantize(caches, q)?;
+            }
+        }
         let history = if options.processors.is_empty() { Vec::new() } else { prompt.to_vec() };
         let mut tokens = Tokens { decoder, caches, options, history, pending: None, produced: 0 };
         if tokens.options.max_tokens != Some(0) {
@@ -135,6 +145,9 @@ impl<'a> Tokens<'a> {
             let id = options.sampler.sample(logprobs.as_ref().unwrap_or(&logits));
             Pending { id, logprobs: logprobs.filter(|_| options.logprobs) }
         })?;
+        if let Some(q) = self.options.kv_quant {
+            cache::quantize(self.caches, q)?;
+        }
         mx::async_eval(std::iter::once(&pending.id).chain(&pending.logprobs))?;
         Ok(pending)
     }

@@ -22,6 +22,17 @@ pub fn all(folder: &str) -> Vec<Value> {
     BufReader::new(GzDecoder::new(file)).lines().map(|l| serde_json::from_str(&l.unwrap()).unwrap()).collect()
 }
 
+/// The cases of one file `{name}.json`, beside the folders.
+pub fn list(name: &str) -> Vec<Value> {
+    let given = std::env::var_os("MLX_LM_GOLDENS_DIR").map(|d| PathBuf::from(d).join(format!("{name}.json")));
+    if let Some(file) = given {
+        return std::fs::read(file).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(format!("{name}.json.gz"));
+    let file = std::fs::File::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_reader(GzDecoder::new(file)).unwrap()
+}
+
 /// A named tensor as it is stored.
 pub struct Stored {
     pub name: String,

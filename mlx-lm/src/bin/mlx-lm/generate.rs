@@ -4,6 +4,7 @@ use crate::args::{ModelArgs, SampleArgs, ids};
 use crate::ui::{self, CtrlC, Wait};
 use anyhow::{Context, Result, bail};
 use clap::ArgAction;
+use mlx_lm::cache::{KvQuant, PromptCache};
 use mlx_lm::chat::{Message, RenderOptions};
 use mlx_lm::generate::{Processor, Stats, TokenOptions};
 use mlx_lm::{LanguageModel, StreamOptions};
@@ -49,6 +50,21 @@ pub struct Args {
     /// Prompt tokens that are processed at once.
     #[arg(long, default_value_t = 2048)]
     prefill_step_size: usize,
+    /// Keep at most this many tokens per layer, the first four of them for ever.
+    #[arg(long, value_name = "TOKENS")]
+    max_kv_size: Option<i32>,
+    /// Pack keys and values to this many bits.
+    #[arg(long, value_name = "BITS")]
+    kv_bits: Option<i32>,
+    /// Group size of packed keys and values.
+    #[arg(long, default_value_t = 64)]
+    kv_group_size: i32,
+    /// Tokens from which on keys and values are packed.
+    #[arg(long, default_value_t = 5000)]
+    quantized_kv_start: i32,
+    /// Go on from a prompt that `cache-prompt` saved.
+    #[arg(long, value_name = "FILE")]
+    prompt_cache_file: Option<std::path::PathBuf>,
     /// Print more than the answer.
     #[arg(long, default_value_t = true, action = ArgAction::Set, value_parser = clap::builder::BoolishValueParser::new())]
     verbose: bool,
@@ -93,6 +109,11 @@ pub fn run(args: Args) -> Result<()> {
             sampler: args.sample.sampler(&lm),
             processors: if processors.is_empty() { vec![] } else { vec![Box::new(processors) as Box<dyn Processor>] },
             prefill_step: args.prefill_step_size,
+            kv_quant: args.kv_bits.map(|bits| KvQuant {
+                bits,
+                group_size: args.kv_group_size,
+                start: args.quantized_kv_start,
+            }),
             logprobs: args.json,
             progress: Some(Box::new(move |done, total| wait.at(done, total))),
         },
@@ -108,7 +129,11 @@ pub fn run(args: Args) -> Result<()> {
         stats: Stats::default(),
         load_seconds: lm.load_time.as_secs_f64(),
     };
-    let mut caches = lm.caches()?;
+    let mut caches = match (&args.prompt_cache_file, args.max_kv_size) {
+        (Some(file), _) => PromptCache::load(file)?.caches,
+        (None, Some(max)) => lm.model.decoder.caches_limited(max)?,
+        (None, None) => lm.caches()?,
+    };
     let stream = lm.stream(&report.prompt_ids, &mut caches, options)?;
     if shown {
         ui::line("==========")?;
