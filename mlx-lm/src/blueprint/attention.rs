@@ -66,7 +66,7 @@ pub struct QkNorm {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNormKind {
-    /// One weight [head_dim] for all heads.
+    /// One weight `[head_dim]` for all heads.
     PerHead,
     /// Over the whole projected width, before the split into heads (olmo2).
     FullWidth,

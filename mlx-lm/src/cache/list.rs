@@ -65,7 +65,7 @@ impl Cache for CacheList {
         Ok(Box::new(CacheList { parts: self.parts.iter().map(|p| p.row(i)).collect::<Result<_>>()? }))
     }
     fn state(&self) -> State {
-        let item = |p: &Box<dyn Cache>| State::List(vec![p.state(), State::Text(p.kind().into())]);
-        State::List(self.parts.iter().map(item).collect())
+        let item = |p: &dyn Cache| State::List(vec![p.state(), State::Text(p.kind().into())]);
+        State::List(self.parts.iter().map(|p| item(p.as_ref())).collect())
     }
 }

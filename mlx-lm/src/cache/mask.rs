@@ -14,7 +14,7 @@ pub struct MaskKey {
 }
 
 /// Bool [n, offset + n]: query i sees key j <= i + offset, and with a window only the last `window` of them.
-/// With `left_padding` [B] the mask is [B, 1, n, offset + n] and hides each row's padding.
+/// With `left_padding` `[B]` the mask is [B, 1, n, offset + n] and hides each row's padding.
 pub fn causal_mask(n: i32, offset: i32, window: Option<i32>, left_padding: Option<&Array>) -> Array {
     let keys = mx::arange(0, offset + n, 1, None).expand_dims(0);
     let queries = mx::arange(offset, offset + n, 1, None).expand_dims(1);

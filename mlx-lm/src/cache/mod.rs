@@ -128,7 +128,7 @@ fn take_rows(a: &Array, rows: &[usize]) -> Array {
     mx::contiguous(&a.take(&Array::from(rows), 0))
 }
 
-/// Position of the first new token: one for all rows, or one per row (int32 [B]).
+/// Position of the first new token: one for all rows, or one per row (int32 `[B]`).
 #[derive(Debug, Clone)]
 pub enum Position {
     At(i32),
@@ -143,7 +143,7 @@ impl Position {
             Position::Rows(a) => Offset::Array(a),
         }
     }
-    /// The positions of `n` new tokens: int32 [n], or [B, n] for rows.
+    /// The positions of `n` new tokens: int32 `[n]`, or [B, n] for rows.
     pub fn range(&self, n: i32) -> Array {
         match self {
             Position::At(at) => mx::arange(*at, at + n, 1, None),

@@ -65,7 +65,7 @@ impl Norm {
         }
     }
 
-    /// x [B, H, L, D]; a weight [H, D] has a row per head, one of [D] serves all.
+    /// x [B, H, L, D]; a weight [H, D] has a row per head, one of `[D]` serves all.
     pub fn forward_rows(&self, x: &Array) -> Array {
         let Some(w) = self.factor().filter(|w| w.ndim() == 2) else { return self.forward(x) };
         let plain = match self.spec.kind {

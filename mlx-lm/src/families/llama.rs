@@ -45,7 +45,7 @@ fn rotates(c: &Config, layer: usize) -> Result<bool> {
         return Ok(list.get(layer).is_none_or(|&on| on != 0));
     }
     let every = c.usize_or("no_rope_layer_interval", 4usize)?;
-    Ok(every == 0 || (layer + 1) % every != 0)
+    Ok(every == 0 || !(layer + 1).is_multiple_of(every))
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {

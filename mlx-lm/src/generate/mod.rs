@@ -1,6 +1,6 @@
 //! Generation: prompt to tokens. The step loop with its one-token look-ahead, samplers and logits processors.
 //!
-//! Text (detokenising, stop strings, statistics) is in [`stream`]; many sequences at once are in [`batch_generate`].
+//! Text (detokenising, stop strings, statistics) is in [`TextStream`]; many sequences at once are in [`batch_generate`].
 
 mod batch;
 mod language;

@@ -91,7 +91,7 @@ impl Sampler {
         Some(use_)
     }
 
-    /// Token ids [B] from log-probabilities [B, V] (or logits, when greedy).
+    /// Token ids `[B]` from log-probabilities [B, V] (or logits, when greedy).
     pub fn sample(&self, logprobs: &Array) -> Array {
         if self.is_greedy() {
             return logprobs.argmax(-1);

@@ -49,7 +49,7 @@ pub struct Response {
     pub token: u32,
     /// Natural logarithm of its probability, when asked for.
     pub logprob: Option<f32>,
-    /// Log-probabilities [V] of all tokens, when asked for.
+    /// Log-probabilities `[V]` of all tokens, when asked for.
     pub logprobs: Option<Array>,
     /// Set on the last response.
     pub finish_reason: Option<FinishReason>,

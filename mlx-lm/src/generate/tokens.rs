@@ -43,7 +43,7 @@ pub struct Token {
     pub id: u32,
     /// Natural logarithm of its probability, when asked for.
     pub logprob: Option<f32>,
-    /// Log-probabilities [V] of all tokens at this step, when asked for.
+    /// Log-probabilities `[V]` of all tokens at this step, when asked for.
     pub logprobs: Option<Array>,
 }
 

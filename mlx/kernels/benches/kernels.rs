@@ -94,7 +94,7 @@ fn packed(b: &Bench, mode: Mode, scales: DType, x: DType, m: usize, n: usize, k:
     let row = k * mode.bits() / 8;
     let groups = n * k / mode.group();
     let count = copies(n * row);
-    let words: Vec<u8> = (0..n * row + count * 64).map(|i| (i * 2_654_435_761 >> 7) as u8).collect();
+    let words: Vec<u8> = (0..n * row + count * 64).map(|i| ((i * 2_654_435_761) >> 7) as u8).collect();
     let words: Vec<Vec<u8>> = (0..count).map(|i| words[i * 64..i * 64 + n * row].to_vec()).collect();
     let s = cast(scales, &noise(groups));
     let bytes = vec![120u8; groups];

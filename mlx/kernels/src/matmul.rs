@@ -94,7 +94,7 @@ pub fn gather_matmul_on(
     if let Some(b) = bias {
         room("bias", Some(w.rows()), b.len())?;
     }
-    let x_count = if k == 0 { usize::MAX } else { x.len() / k };
+    let x_count = x.len().checked_div(k).unwrap_or(usize::MAX);
     if let Some(i) = x_rows.iter().find(|i| **i as usize >= x_count) {
         return Err(Error::Index { what: "row of x", index: *i as usize, limit: x_count });
     }

@@ -134,7 +134,7 @@ fn run(
     if x.is_empty() {
         return Ok(());
     }
-    let rows = if dim == 0 { 0 } else { x.len() / dim };
+    let rows = x.len().checked_div(dim).unwrap_or(0);
     same("elements of x (whole rows)", rows * dim, x.len())?;
     room("out", Some(x.len()), out.len())?;
     if let Some(s) = &sum {

@@ -118,7 +118,7 @@ impl Kernel for GatedRow<'_> {
                     Gate::GeluTanh => {
                         // g/2 (1 + tanh z) = g sigmoid(2 z), z = sqrt(2/pi) (g + 0.044715 g^3)
                         let cube = S::mul(S::mul(g, g), g);
-                        S::mul(S::fma(cube, S::splat(0.044_715), g), S::splat(1.595_769_1))
+                        S::mul(S::fma(cube, S::splat(0.044_715), g), S::splat(1.595_769))
                     }
                 };
                 let e = exp::<S>(S::sub(S::splat(0.0), arg));

@@ -134,7 +134,7 @@ impl Pool {
     }
 }
 
-/// Number of threads that [`parallel`] uses at most (cores allowed by affinity and cgroup).
+/// Number of threads that `parallel` uses at most (cores allowed by affinity and cgroup).
 pub fn threads() -> usize {
     pool().threads
 }

@@ -29,13 +29,13 @@ pub struct DecodeAttention<'a> {
     pub head_dim: i32,
     pub scale: f32,
     pub rotation: Option<Rotation<'a>>,
-    /// RMS norms over each head of q and of k: weights [head_dim], epsilon.
+    /// RMS norms over each head of q and of k: weights `[head_dim]`, epsilon.
     pub qk_norm: Option<(&'a Array, &'a Array, f32)>,
     /// How many keys back a query sees.
     pub window: Option<i32>,
     /// `cap * tanh(scores / cap)`.
     pub softcap: Option<f32>,
-    /// One logit per head without a value: [heads].
+    /// One logit per head without a value: `[heads]`.
     pub sinks: Option<&'a Array>,
     /// Weights that the following call reads: their start may be brought into the card's cache meanwhile.
     pub next: Option<&'a Array>,
@@ -218,8 +218,8 @@ impl KvBuffers {
         // the slot as a mask over keys: rows may write different ones
         let at = crate::arange(0, t, 1, Some(Dtype::Int32)).reshape([1, t]);
         let here = at.equal(slots.expand_dims(1)).reshape([b, 1, t, 1]);
-        self.keys = crate::where_(&here, &k.expand_dims(2).astype(dtype), &self.keys);
-        self.values = crate::where_(&here, &v.expand_dims(2), &self.values);
+        self.keys = crate::where_(&here, k.expand_dims(2).astype(dtype), &self.keys);
+        self.values = crate::where_(&here, v.expand_dims(2), &self.values);
         let mut seen = at.less_equal(slots.expand_dims(1)) & at.greater_equal(starts.expand_dims(1));
         if let Some(w) = a.window {
             seen = seen & at.greater(slots.expand_dims(1) - w);

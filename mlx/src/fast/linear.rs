@@ -16,7 +16,7 @@ pub struct Matrix<'a> {
     pub scales: Option<&'a Array>,
     pub biases: Option<&'a Array>,
     pub quant: Option<Quant>,
-    /// Added to the product: [N].
+    /// Added to the product: `[N]`.
     pub bias: Option<&'a Array>,
 }
 
@@ -57,7 +57,7 @@ impl<'a> Matrix<'a> {
 /// What happens around a product; [`Default`] is nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Fused<'a> {
-    /// x becomes rms_norm(x) with this weight [K] and epsilon.
+    /// x becomes rms_norm(x) with this weight `[K]` and epsilon.
     pub norm: Option<(&'a Array, f32)>,
     /// The product [..., 2N] is a gate and an up half: act(gate) * up [..., N]. Two parts are these halves.
     pub gate: Option<Gate>,

@@ -70,7 +70,7 @@ impl Default for Rope<'_> {
 #[derive(Debug, Clone, Copy)]
 pub enum Offset<'a> {
     At(i32),
-    /// int32 scalar or [B].
+    /// int32 scalar or `[B]`.
     Array(&'a Array),
 }
 

@@ -43,7 +43,6 @@ impl Array {
     }
 
     /// Accumulates by index, as `x.at[...]` in Python: `x.at(&rows).add(v)`. Repeated positions all count.
-    #[must_use]
     pub fn at<'a>(&'a self, index: impl IntoIndices<'a>) -> At<'a> {
         At { array: self, indices: index.into_indices() }
     }

@@ -140,7 +140,9 @@ fn stored_bytes(kind: u32, shape: &[i32]) -> Result<u64, String> {
         return Err(format!("block type {kind} is not read here (mlx-lm reads it)"));
     };
     match shape.last() {
-        Some(&n) if n as u64 % width == 0 => (elements / width).checked_mul(bytes).ok_or_else(|| "too large".into()),
+        Some(&n) if (n as u64).is_multiple_of(width) => {
+            (elements / width).checked_mul(bytes).ok_or_else(|| "too large".into())
+        }
         _ => Err(format!("rows of shape {shape:?} are not whole blocks of {width}")),
     }
 }

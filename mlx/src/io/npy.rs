@@ -134,7 +134,7 @@ pub fn write_npy(writer: &mut impl Write, a: &Array) -> Result<()> {
     let dims = if a.ndim() == 1 { dims.trim_end() } else { dims.trim_end_matches(", ") };
     let mut header = format!("{{'descr': '{order}{code}', 'fortran_order': False, 'shape': ({dims}), }}");
     // data starts at a multiple of 64
-    while (MAGIC.len() + 4 + header.len() + 1) % 64 != 0 {
+    while !(MAGIC.len() + 4 + header.len() + 1).is_multiple_of(64) {
         header.push(' ');
     }
     header.push('\n');

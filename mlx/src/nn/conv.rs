@@ -39,7 +39,7 @@ macro_rules! convs {
         }
 
         impl $name {
-            /// From a weight [O, kernel..., C / groups] and a bias [O].
+            /// From a weight [O, kernel..., C / groups] and a bias `[O]`.
             pub fn new(weight: Array, bias: Option<Array>, options: $options<$n>) -> Self {
                 $name { weight: weight.into(), bias: bias.map(Param::new), options }
             }

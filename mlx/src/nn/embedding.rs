@@ -10,7 +10,7 @@ use crate::{Array, Dtype, Quant, random};
 /// Rows of a table (`nn.Embedding`, `nn.QuantizedEmbedding`, mlx-lm's `LoRAEmbedding` and `DoRAEmbedding`).
 ///
 /// Parameters: `weight` [V, D], of a quantised table packed with `scales` and `biases`; of an adapter
-/// `lora_a` [V, r], `lora_b` [r, D], `m` [V].
+/// `lora_a` [V, r], `lora_b` [r, D], `m` `[V]`.
 #[derive(Debug, Clone)]
 pub struct Embedding {
     weight: Weight,

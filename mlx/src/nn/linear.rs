@@ -9,8 +9,8 @@ use crate::{Array, Dtype, Quant, addmm, random};
 
 /// y = x W.T + b (`nn.Linear`, `nn.QuantizedLinear`, mlx-lm's `LoRALinear` and `DoRALinear`).
 ///
-/// Parameters: `weight` [out, in], of a quantised layer packed with `scales` and `biases`; `bias` [out];
-/// of an adapter `lora_a` [in, r], `lora_b` [r, out], `m` [out].
+/// Parameters: `weight` [out, in], of a quantised layer packed with `scales` and `biases`; `bias` `[out]`;
+/// of an adapter `lora_a` [in, r], `lora_b` [r, out], `m` `[out]`.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Weight,
@@ -19,7 +19,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// A dense layer from its weight [out, in] and bias [out].
+    /// A dense layer from its weight [out, in] and bias `[out]`.
     pub fn new(weight: Array, bias: Option<Array>) -> Self {
         Linear { weight: Weight::dense(weight), bias: bias.map(Param::new), adapter: None }
     }
@@ -90,12 +90,6 @@ impl Linear {
     /// The layer as the ops of `fast` take it; `None` with an adapter, which they do not know.
     pub fn matrix(&self) -> Option<Matrix<'_>> {
         self.adapter.is_none().then(|| self.weight.matrix().with_bias(self.bias.as_deref()))
-    }
-
-    /// x W.T alone.
-    #[track_caller]
-    pub(super) fn forward_without_bias(&self, x: &Array) -> Array {
-        self.weight.matmul(x)
     }
 
     pub fn in_features(&self) -> i32 {

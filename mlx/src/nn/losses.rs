@@ -147,7 +147,7 @@ pub fn mse_loss(predictions: &Array, targets: &Array, reduction: Reduction) -> A
     reduction.apply((predictions - targets).square())
 }
 
-/// -inputs[target] of log probabilities along `axis`.
+/// -inputs`[target]` of log probabilities along `axis`.
 #[track_caller]
 pub fn nll_loss(inputs: &Array, targets: &Array, axis: i32, reduction: Reduction) -> Array {
     reduction.apply(-crate::take_along_axis(inputs, &targets.expand_dims(axis), axis).squeeze(axis))

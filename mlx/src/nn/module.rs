@@ -1,7 +1,7 @@
 //! The tree of a model: parameters, paths, and the trait that walks them.
 //!
 //! `Module` is implemented by `#[derive(Module)]`; containers, plain values and layers implement it here, so that no
-//! field needs an attribute. What can be done with a model as a whole is in [`ModuleExt`].
+//! field needs an attribute. What can be done with a model as a whole is in [`ModuleExt`](super::ModuleExt).
 
 use crate::{Array, Dtype};
 use std::collections::{BTreeMap, HashMap};

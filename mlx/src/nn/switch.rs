@@ -7,7 +7,7 @@ use crate::error::refuse;
 use crate::fast::{self, Matrix};
 use crate::{Array, Dtype, Quant, random};
 
-/// y = x W[e].T + b[e] for chosen experts e (`SwitchLinear`, `QuantizedSwitchLinear`, `LoRASwitchLinear`).
+/// y = x W`[e]`.T + b`[e]` for chosen experts e (`SwitchLinear`, `QuantizedSwitchLinear`, `LoRASwitchLinear`).
 ///
 /// Parameters: `weight` [E, out, in], packed with `scales` and `biases` when quantised; `bias` [E, out];
 /// of an adapter `lora_a` [E, r, in], `lora_b` [E, out, r].

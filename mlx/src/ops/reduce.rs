@@ -21,6 +21,7 @@ enum Empty {
     Zero,
     One,
     Nan,
+    NegInf,
     /// Built by MLX from other ops, or refused by it.
     Mlx,
 }
@@ -35,6 +36,7 @@ fn unless_empty(a: &Array, reduced: Array, empty: Empty) -> Array {
         Empty::Zero => 0.0,
         Empty::One => 1.0,
         Empty::Nan => f64::NAN,
+        Empty::NegInf => f64::NEG_INFINITY,
         Empty::Mlx if reduced.size() != 0 => return reduced,
         Empty::Mlx => 0.0,
     };
@@ -92,7 +94,7 @@ reductions! {
     /// Whether any is non-zero.
     any, any_keepdims = mlx_any_axes, Zero;
     /// ln of the sum of exponentials, without overflow.
-    logsumexp, logsumexp_keepdims = mlx_logsumexp_axes, Mlx;
+    logsumexp, logsumexp_keepdims = mlx_logsumexp_axes, NegInf;
     /// Median over the axes.
     median, median_keepdims = mlx_median_axes, Nan;
     /// Number of non-zero elements.

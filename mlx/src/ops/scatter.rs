@@ -158,7 +158,7 @@ fn starts(op: &str, a: &Array, start: &Array, axes: &[i32], sizes: &[i32]) -> Ar
     start.astype(crate::Dtype::Int64).maximum(0).minimum(last).astype(crate::Dtype::Int32)
 }
 
-/// `slice_size` elements from positions that `start` [axes] gives (`mx.slice`); the slice is moved into the array.
+/// `slice_size` elements from positions that `start` `[axes]` gives (`mx.slice`); the slice is moved into the array.
 #[track_caller]
 pub fn slice(a: &Array, start: &Array, axes: &[i32], slice_size: impl Into<Shape>) -> Array {
     let sizes = slice_size.into();
@@ -172,7 +172,7 @@ pub fn slice(a: &Array, start: &Array, axes: &[i32], slice_size: impl Into<Shape
     })
 }
 
-/// `a` with `update` at positions that `start` [axes] gives (`mx.slice_update`); the place is moved into the array.
+/// `a` with `update` at positions that `start` `[axes]` gives (`mx.slice_update`); the place is moved into the array.
 #[track_caller]
 pub fn slice_update(a: &Array, update: &Array, start: &Array, axes: &[i32]) -> Array {
     let (n, shape) = (a.ndim(), update.shape());

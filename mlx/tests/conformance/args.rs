@@ -68,7 +68,7 @@ impl<'a> Args<'a> {
     }
     /// An array, or a number as `mx.array(number)`.
     pub fn array(&self, i: usize, name: &str) -> R<Array> {
-        Ok(mlx::try_catch(|| Ok::<_, mlx::Error>(self.operand(i, name).map(mlx::asarray)))??)
+        mlx::try_catch(|| Ok::<_, mlx::Error>(self.operand(i, name).map(mlx::asarray)))?
     }
     pub fn opt_array(&self, i: usize, name: &str) -> R<Option<Array>> {
         match self.some(i, name) {

@@ -81,8 +81,8 @@ fn expr(name: &str, a: &[Array]) -> Option<Array> {
             z.set(1, y);
             &z * &z
         }
-        "at_add" => x.at(&i32s(&[0, 0, 2])).add(y),
-        "at_max" => x.at(&i32s(&[0, 2])).maximum(y),
+        "at_add" => x.at(i32s(&[0, 0, 2])).add(y),
+        "at_max" => x.at(i32s(&[0, 2])).maximum(y),
         "where" => mx::where_(x.gt(0), x, y * 0.1),
         "clip" => mx::clip(x, Some(-0.3), Some(0.4)),
         "concat" => mx::concatenate(&[x.clone(), y * 2], 1),

@@ -59,7 +59,7 @@ impl ModelArgs {
 #[derive(Args)]
 pub struct SampleArgs {
     /// Temperature; 0 takes the most likely token.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub temp: f32,
     /// Sample from the smallest set of tokens with this much probability.
     #[arg(long, default_value_t = 1.0)]
