@@ -7,6 +7,8 @@ mod layers;
 mod modules;
 #[path = "nn_/optimizers.rs"]
 mod optimizers;
+#[path = "nn_/sharding.rs"]
+mod sharding;
 
 /// Asserts that two lists of numbers agree within `tolerance`, absolute and relative.
 fn assert_close(a: &mlx::Array, b: &mlx::Array, tolerance: f64) {

@@ -5,6 +5,8 @@ mod closures;
 mod compile;
 #[path = "transforms_/custom.rs"]
 mod custom;
+#[path = "transforms_/differences.rs"]
+mod differences;
 #[path = "transforms_/export.rs"]
 mod export;
 #[path = "transforms_/frozen.rs"]

@@ -92,6 +92,12 @@ impl Linear {
         self.adapter.is_none().then(|| self.weight.matrix().with_bias(self.bias.as_deref()))
     }
 
+    /// x W.T alone.
+    #[track_caller]
+    pub(super) fn forward_without_bias(&self, x: &Array) -> Array {
+        self.weight.matmul(x)
+    }
+
     pub fn in_features(&self) -> i32 {
         self.weight.inputs()
     }

@@ -36,6 +36,7 @@ mod norm;
 mod pool;
 mod position;
 mod recurrent;
+mod sharded;
 mod switch;
 mod transformer;
 mod upsample;
@@ -57,6 +58,9 @@ pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
 pub use pool::*;
 pub use position::{ALiBi, Rope, SinusoidalPositionalEncoding};
 pub use recurrent::{GRU, LSTM, RNN};
+pub use sharded::{
+    AllToShardedLinear, Segments, ShardedToAllLinear, Sharding, average_gradients, shard_linear_parts, sum_gradients,
+};
 pub use switch::SwitchLinear;
 pub use transformer::*;
 pub use upsample::{Upsample, UpsampleMode};
