@@ -1,6 +1,6 @@
 //! Layers in a row.
 
-use super::Module;
+use super::module::{Module, Param, Path};
 use crate::Array;
 
 /// A layer from one array to one array: what [`Sequential`] holds.
@@ -56,6 +56,21 @@ impl<L: Layer + ?Sized> Layer for Box<L> {
     }
 }
 
+/// A function as a layer: `Function(|x: &Array| x.reshape([-1, 4]))`.
+#[derive(Debug, Clone, Copy)]
+pub struct Function<F>(pub F);
+
+impl<F> Module for Function<F> {
+    fn visit(&self, _: &mut Path, _: &mut dyn FnMut(&str, &Param)) {}
+    fn visit_mut(&mut self, _: &mut Path, _: &mut dyn FnMut(&str, &mut Param)) {}
+}
+
+impl<F: Fn(&Array) -> Array> Layer for Function<F> {
+    fn forward(&self, x: &Array) -> Array {
+        (self.0)(x)
+    }
+}
+
 /// Layers that are called one after the other (`nn.Sequential`).
 ///
 /// ```
@@ -63,7 +78,7 @@ impl<L: Layer + ?Sized> Layer for Box<L> {
 /// let mlp = Sequential::new((Linear::init(4, 8, true), ReLU {}, Linear::init(8, 2, true)));
 /// assert_eq!(mlp.forward(&mlx::ones([3, 4], mlx::Dtype::Float32)).shape(), [3, 2]);
 /// ```
-#[derive(Module)]
+#[derive(mlx_macros::Module)]
 pub struct Sequential {
     pub layers: Vec<Box<dyn Layer>>,
 }

@@ -82,7 +82,7 @@ pub enum Sharding {
 }
 
 /// This process's part of `a` along `axis`.
-fn part(a: &Array, axis: i32, segments: &Segments, group: &Group) -> Result<Array> {
+pub(super) fn part(a: &Array, axis: i32, segments: &Segments, group: &Group) -> Result<Array> {
     let (n, rank, width) = (group.size() as i32, group.rank() as i32, a.dim(axis));
     let wrong = || Error::op("shard", format!("axis {axis} of {:?} into {n} parts of {segments:?}", a.shape()));
     let bounds: Vec<i32> = match segments {

@@ -142,3 +142,13 @@ fn weights_survive_a_safetensors_file() {
     assert!(e.contains("none.safetensors"), "{e}");
     assert!(mx::io::load(dir.path().join("w.bin")).is_err());
 }
+
+#[test]
+fn functions_are_layers_too() {
+    use mlx::nn::{Function, Sequential};
+    let s = Sequential::new((linear(2, 3), Function(mlx::nn::relu), Function(|x: &Array| x * 2.0)));
+    let x = numbers(&[1, 3], -1.0, 1.0);
+    let expected = linear(2, 3).forward(&x).maximum(0) * 2.0;
+    crate::assert_close(&s.forward(&x), &expected, 1e-6);
+    assert_eq!(names(&s), ["layers.0.weight"]);
+}

@@ -25,6 +25,19 @@ fn a_group_of_one_changes_nothing() {
         let names = |m: &dyn nn::Module| m.parameters().into_iter().map(|p| p.0).collect::<Vec<_>>();
         assert_eq!(names(&all), names(l));
     }
+    // parameters gathered for the call, gradients scattered back
+    let mut whole = linear.clone();
+    let mut sharded = nn::fully_shard(linear.clone(), group.clone(), None).unwrap();
+    let plain = nn::value_and_grad(|m: &Linear, x: &mlx::Array| m.forward(x).square().sum(()))(&mut whole, &x);
+    let f = nn::value_and_grad(|m: &nn::FullyShardedModule<Linear>, x: &mlx::Array| {
+        m.call(|m| m.forward(x)).square().sum(())
+    });
+    let (loss, grads) = f(&mut sharded, &x);
+    assert_close(&loss, &plain.0, 1e-6);
+    assert_close(&grads["module.weight"], &plain.1["weight"], 1e-6);
+    assert_close(&grads["module.bias"], &plain.1["bias"], 1e-6);
+    let scalar = nn::Param::new(array!(1.0));
+    assert!(nn::fully_shard(scalar, group.clone(), None).is_err());
     let e = AllToShardedLinear::from_linear(&linear, &Segments::Equal(4), group).err().unwrap().to_string();
     assert!(e.contains("[6, 64]"), "{e}");
 }
