@@ -85,6 +85,9 @@ impl Device {
 
     /// What the backend reports about the device (`mx.device_info`).
     pub fn info(self) -> Result<BTreeMap<String, DeviceFact>> {
+        if !self.is_available() {
+            return Err(Error::Unavailable(format!("no device {self}")));
+        }
         let device = Handle::new(self);
         let mut facts = BTreeMap::new();
         // SAFETY: handles are created and freed here; strings are copied while the info lives

@@ -21,7 +21,6 @@ enum Empty {
     Zero,
     One,
     Nan,
-    NegInf,
     /// Built by MLX from other ops, or refused by it.
     Mlx,
 }
@@ -36,7 +35,6 @@ fn unless_empty(a: &Array, reduced: Array, empty: Empty) -> Array {
         Empty::Zero => 0.0,
         Empty::One => 1.0,
         Empty::Nan => f64::NAN,
-        Empty::NegInf => f64::NEG_INFINITY,
         Empty::Mlx if reduced.size() != 0 => return reduced,
         Empty::Mlx => 0.0,
     };
@@ -94,7 +92,7 @@ reductions! {
     /// Whether any is non-zero.
     any, any_keepdims = mlx_any_axes, Zero;
     /// ln of the sum of exponentials, without overflow.
-    logsumexp, logsumexp_keepdims = mlx_logsumexp_axes, NegInf;
+    logsumexp, logsumexp_keepdims = mlx_logsumexp_axes, Mlx;
     /// Median over the axes.
     median, median_keepdims = mlx_median_axes, Nan;
     /// Number of non-zero elements.

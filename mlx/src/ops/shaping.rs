@@ -107,6 +107,9 @@ impl Array {
     /// Splits into `parts` equal parts along `axis`.
     #[track_caller]
     pub fn split(&self, parts: i32, axis: i32) -> Vec<Array> {
+        if parts < 1 || parts > self.dim(axis).max(1) {
+            refuse("split", format!("{parts} parts of axis {axis} of shape {:?}", self.shape()));
+        }
         // SAFETY: valid handles
         ffi::op_many("split", &[self], |res, s| unsafe { sys::mlx_split(res, self.raw, parts, axis, s) })
     }
