@@ -13,13 +13,19 @@ using namespace mlx::core;
 namespace {
 using Shared = std::decay_t<decltype(mlxs::descriptor(std::declval<const array&>()))>;
 
+struct Entry {
+  std::weak_ptr<Shared::element_type> array;
+  /// Belongs to a function that is being traced, which still needs its graph.
+  bool traced;
+};
+
 struct Pending {
-  std::vector<std::weak_ptr<Shared::element_type>> arrays;
+  std::vector<Entry> arrays;
   std::set<Stream> streams;
 };
 
 void add(Pending& p, const array& a) {
-  p.arrays.emplace_back(mlxs::descriptor(a));
+  p.arrays.push_back({mlxs::descriptor(a), a.is_tracer()});
   if (a.has_primitive()) {
     p.streams.insert(a.primitive().stream());
   }
@@ -50,6 +56,24 @@ void collect(Pending& p, const std::vector<array>& outputs) {
     }
   }
 }
+
+/// Takes the way to its value from an array and from those computed with it.
+void cut(Shared::element_type& a) {
+  auto siblings = std::move(a.siblings);
+  a.siblings.clear();
+  a.position = 0;
+  a.primitive = nullptr;
+  a.inputs.clear();
+  a.status = array::Status::unscheduled;
+  for (auto& s : siblings) {
+    auto& other = *mlxs::descriptor(s);
+    other.siblings.clear();
+    other.position = 0;
+    other.primitive = nullptr;
+    other.inputs.clear();
+    other.status = array::Status::unscheduled;
+  }
+}
 } // namespace
 
 extern "C" {
@@ -72,8 +96,8 @@ int mlxs_pending_new(void** res, mlx_vector_array outputs, bool walk) {
 
 /// Whether any of them lives and is not computed yet.
 bool mlxs_pending_waits(const void* pending) {
-  for (auto& weak : static_cast<const Pending*>(pending)->arrays) {
-    if (auto a = weak.lock(); a && a->status == array::Status::unscheduled) {
+  for (auto& entry : static_cast<const Pending*>(pending)->arrays) {
+    if (auto a = entry.array.lock(); a && a->status == array::Status::unscheduled) {
       return true;
     }
   }
@@ -89,13 +113,16 @@ int mlxs_pending_wait(const void* pending) {
   });
 }
 
-/// Makes those that live and were taken for computed an error at every later evaluation.
+/// Makes those that live an error at every later evaluation. One that still has its primitive loses it: a part of it
+/// may have run already, on buffers that were given to it. A traced one is computed, and fails, again.
 void mlxs_pending_poison(const void* pending) {
-  for (auto& weak : static_cast<const Pending*>(pending)->arrays) {
-    auto a = weak.lock();
-    if (a && a->status != array::Status::unscheduled && !a->primitive) {
-      a->status = array::Status::unscheduled;
-      a->inputs.clear();
+  for (auto& entry : static_cast<const Pending*>(pending)->arrays) {
+    if (auto a = entry.array.lock()) {
+      if (entry.traced) {
+        a->status = array::Status::unscheduled;
+      } else {
+        cut(*a);
+      }
     }
   }
 }

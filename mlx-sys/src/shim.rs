@@ -67,7 +67,7 @@ unsafe extern "C" {
     pub fn mlxs_pending_waits(pending: *const c_void) -> bool;
     /// Waits for the streams that compute them; 1 if anything on these failed.
     pub fn mlxs_pending_wait(pending: *const c_void) -> c_int;
-    /// Makes those that were taken for computed an error at every later evaluation.
+    /// Makes those that live an error at every later evaluation.
     pub fn mlxs_pending_poison(pending: *const c_void);
     pub fn mlxs_pending_free(pending: *mut c_void);
 
