@@ -4,3 +4,8 @@
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The blocks of the porting guide run.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/porting-from-python.md")]
+struct Porting;
