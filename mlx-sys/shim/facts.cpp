@@ -2,6 +2,11 @@
 #include "descriptor.h"
 #include "shim.h"
 
+#include <mutex>
+#include <sstream>
+
+#include "mlx/utils.h"
+
 namespace {
 template <class T, class F>
 int give(T* res, mlx_array a, F fact) {
@@ -57,6 +62,27 @@ int mlxs_array_id(uintptr_t* res, mlx_array a) {
 
 int mlxs_array_inputs(mlx_vector_array* res, mlx_array a) {
   return mlxs::guarded([&] { mlx_vector_array_set_(*res, std::as_const(mlx_array_get_(a)).inputs()); });
+}
+
+int mlxs_array_tostring(mlx_string* res, mlx_array a, int precision) {
+  return mlxs::guarded([&] {
+    // the formatter is one for the process, without a lock
+    static std::mutex mutex;
+    std::lock_guard<std::mutex> lock(mutex);
+    auto& formatter = mlx::core::get_global_formatter();
+    auto before = formatter;
+    formatter.capitalize_bool = true;
+    formatter.format_options.precision = precision;
+    std::ostringstream os;
+    try {
+      os << mlx_array_get_(a);
+    } catch (...) {
+      formatter = before;
+      throw;
+    }
+    formatter = before;
+    mlx_string_set_(*res, os.str());
+  });
 }
 
 int mlxs_array_data_size(size_t* res, mlx_array a) {

@@ -49,6 +49,8 @@ unsafe extern "C" {
     pub fn mlxs_array_id(res: *mut usize, a: mlx_array) -> c_int;
     /// The arrays this one is computed from; empty once evaluated.
     pub fn mlxs_array_inputs(res: *mut mlx_vector_array, a: mlx_array) -> c_int;
+    /// The values of an evaluated array as Python prints them, floats with `precision` digits (-1: as many as needed).
+    pub fn mlxs_array_tostring(res: *mut mlx_string, a: mlx_array, precision: c_int) -> c_int;
     /// Elements in the underlying buffer (evaluated arrays).
     pub fn mlxs_array_data_size(res: *mut usize, a: mlx_array) -> c_int;
     /// As `mlx_stream_equal`, with an error for null handles.

@@ -342,7 +342,7 @@ impl std::fmt::Debug for Array {
 }
 
 impl std::fmt::Display for Array {
-    /// The values as Python prints them; evaluates.
+    /// The values as Python prints them; evaluates. `{:.3}` gives floats three digits (`mx.set_printoptions`).
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Err(e) = self.eval() {
             return write!(f, "<{e}>");
@@ -350,14 +350,11 @@ impl std::fmt::Display for Array {
         // SAFETY: evaluated array; the string is copied before it is freed
         unsafe {
             let mut text = sys::mlx_string_new();
-            if sys::mlx_array_tostring(&mut text, self.raw) != 0 {
+            let precision = f.precision().map_or(-1, |p| p.min(40) as i32);
+            if sys::mlxs_array_tostring(&mut text, self.raw, precision) != 0 {
                 return write!(f, "<{}>", ffi::take_message());
             }
-            let copy = std::ffi::CStr::from_ptr(sys::mlx_string_data(text)).to_string_lossy().into_owned();
-            let result = match self.dtype() {
-                Dtype::Bool => f.write_str(&copy.replace("true", "True").replace("false", "False")),
-                _ => f.write_str(&copy),
-            };
+            let result = f.write_str(&std::ffi::CStr::from_ptr(sys::mlx_string_data(text)).to_string_lossy());
             sys::mlx_string_free(text);
             result
         }

@@ -157,6 +157,21 @@ pub fn default_stream() -> Stream {
     })
 }
 
+/// Makes `stream` the one that ops of this thread go to outside of any scope (`mx.set_default_stream`).
+pub fn set_default_stream(stream: &Stream) -> Result<()> {
+    // SAFETY: valid handle
+    ffi::check(unsafe { sys::mlx_set_default_stream(stream.inner.raw) }, Error::Unavailable)?;
+    THREAD.with(|t| {
+        // the one before stays alive: an open scope may go back to it
+        t.defaults.borrow_mut().insert(0, stream.clone());
+        t.device.set(Some(stream.device()));
+    });
+    if SCOPES.with(|s| s.borrow().is_empty()) {
+        CURRENT.set(stream.inner.raw.ctx);
+    }
+    Ok(())
+}
+
 /// Sets the default device of the calling thread (`mx.set_default_device`).
 pub fn set_default_device(device: Device) -> Result<()> {
     THREAD.with(|t| {

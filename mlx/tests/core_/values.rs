@@ -38,3 +38,25 @@ fn update_axis_writes_in_place() {
     assert_eq!(cache.to_vec::<f32>().unwrap(), [0., 0., 7., 8., 0., 0., 0., 0.]);
     assert!(mx::catch(|| cache.clone().update_axis(1, 3..5, &mx::zeros([1, 2, 2], Dtype::Float32))).is_err());
 }
+
+#[test]
+fn arrays_print_as_in_python() {
+    assert_eq!(array!([[1, 2], [3, 4]]).to_string(), "array([[1, 2],\n       [3, 4]], dtype=int32)");
+    assert_eq!(array!([true, false]).to_string(), "array([True, False], dtype=bool)");
+    assert_eq!(format!("{:.2}", array!([1.0, 0.333333])), "array([1.00, 0.33], dtype=float32)");
+    assert_eq!(format!("{}", array!(0.5)), "array(0.5, dtype=float32)");
+    assert_eq!(format!("{:?}", array!([0.5]) + 1.0), "Array([1], float32)");
+}
+
+#[test]
+fn a_thread_can_choose_its_default_stream() {
+    let run = || {
+        let s = mx::Stream::new(mx::Device::Cpu).unwrap();
+        mx::set_default_stream(&s).unwrap();
+        assert_eq!(mx::default_stream(), s);
+        let other = mx::Stream::new(mx::Device::Cpu).unwrap();
+        mx::with_stream(&other, || assert_eq!((array!([1.0]) + 1.0).item::<f32>().unwrap(), 2.0));
+        assert_eq!((array!([1.0]) + 1.0).item::<f32>().unwrap(), 2.0);
+    };
+    std::thread::spawn(run).join().unwrap();
+}
