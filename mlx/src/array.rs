@@ -273,6 +273,19 @@ impl Array {
         id
     }
 
+    /// Whether elements lie in row-major order without gaps; false before evaluation is queued.
+    pub(crate) fn is_row_contiguous(&self) -> bool {
+        let (mut status, mut contiguous) = (0, false);
+        // SAFETY: valid handle and out-pointers; the flag is set once the array is scheduled
+        unsafe {
+            sys::mlxs_array_status(&mut status, self.raw);
+            if status != 0 {
+                sys::_mlx_array_is_row_contiguous(&mut contiguous, self.raw);
+            }
+        }
+        contiguous
+    }
+
     /// How many arrays share this array's buffer, work in flight included; 0 before evaluation.
     pub(crate) fn data_use_count(&self) -> usize {
         let mut n = 0;

@@ -3,8 +3,8 @@
 use super::padding::Padding;
 use super::{Cache, Kv, MaskKey, Position, QuantizedKvCache, State, causal_mask, take_rows};
 use crate::{Error, Result};
-use mlx::fast::Mask;
-use mlx::{self as mx, Array};
+use mlx::fast::{DecodeAttention, KvBuffers, Mask, Place};
+use mlx::{self as mx, Array, Dtype};
 use std::any::Any;
 
 /// Tokens by which buffers grow.
@@ -13,10 +13,12 @@ pub(super) const STEP: i32 = 256;
 /// Keys and values of every token seen (`KVCache`): buffers [B, Hkv, T, D] with T a multiple of 256.
 #[derive(Debug, Default, Clone)]
 pub struct KvCache {
-    buffers: Option<(Array, Array)>,
+    buffers: Option<KvBuffers>,
     /// Tokens in the buffers, padding included.
     offset: i32,
     padding: Padding,
+    /// The padding as a decode kernel reads it.
+    starts: Option<Array>,
 }
 
 /// `a` [B, H, T, D] with `n` zeros before its T tokens.
@@ -33,26 +35,61 @@ impl KvCache {
         Self::default()
     }
 
-    fn reserve(&mut self, k: &Array, v: &Array) {
+    /// Buffers with room for the new tokens, for writing by array ops.
+    fn reserve(&mut self, k: &Array, v: &Array) -> (Array, Array) {
         let new = k.dim(2);
         let steps = (STEP + new - 1) / STEP * STEP;
         let fresh = |a: &Array| {
             let [b, h, _, d] = a.dims();
             mx::zeros([b, h, steps, d], a.dtype())
         };
-        self.buffers = Some(match self.buffers.take() {
-            None => (fresh(k), fresh(v)),
-            Some((keys, values)) if self.offset + new <= keys.dim(2) => (keys, values),
-            Some((keys, values)) => {
-                let grow = |old: Array, more: Array| {
-                    // only whole steps stay aligned: an unfinished one is cut first
-                    let old = if self.offset % STEP == 0 { old } else { old.slice_axis(2, 0..self.offset) };
-                    mx::concatenate(&[old, more], 2)
-                };
-                (grow(keys, fresh(k)), grow(values, fresh(v)))
-            }
-        });
+        let Some(buffers) = self.buffers.take() else { return (fresh(k), fresh(v)) };
+        let room = self.offset + new <= buffers.capacity();
+        let (keys, values) = buffers.into_arrays();
+        if room {
+            return (keys, values);
+        }
+        let grow = |old: Array, more: Array| {
+            // only whole steps stay aligned: an unfinished one is cut first
+            let old = if self.offset % STEP == 0 { old } else { old.slice_axis(2, 0..self.offset) };
+            mx::concatenate(&[old, more], 2)
+        };
+        (grow(keys, fresh(k)), grow(values, fresh(v)))
     }
+
+    /// Whether [`decode`](Self::decode) is one kernel here for a batch of `rows` tokens of this dtype.
+    pub fn is_decodable(&self, rows: i32, dtype: Dtype, a: &DecodeAttention<'_>) -> bool {
+        self.buffers.as_ref().is_some_and(|b| b.rows() == rows && b.is_supported(dtype, a))
+    }
+
+    /// Attention of one new token per row from its projections qkv [B, 1, ..], which are appended.
+    pub fn decode(&mut self, qkv: &Array, a: &DecodeAttention<'_>) -> Array {
+        let room = self.buffers.as_ref().is_some_and(|b| self.offset < b.capacity());
+        if !room {
+            let one = mx::zeros([qkv.dim(0), a.kv_heads, 1, a.head_dim], qkv.dtype());
+            let (keys, values) = self.reserve(&one, &one);
+            self.buffers = Some(KvBuffers::new(keys, values));
+        }
+        if self.starts.is_none() && !self.padding.is_empty() {
+            // no array of a few bytes: those lie where the host could touch them
+            let mut starts = self.padding.of(qkv.dim(0) as usize);
+            starts.resize(starts.len().max(16), 0);
+            self.starts = Some(Array::from(starts));
+        }
+        let Some(buffers) = &mut self.buffers else { unreachable!("reserved above") };
+        let place = match &self.starts {
+            None => Place::At(self.offset),
+            Some(starts) => Place::Padded(self.offset, starts),
+        };
+        let o = buffers.attend(qkv, place, a);
+        self.offset += 1;
+        o
+    }
+}
+
+/// The slots of a buffer that are written.
+fn visible(buffer: &Array, offset: i32) -> Array {
+    if offset < buffer.dim(2) { buffer.slice_axis(2, 0..offset) } else { buffer.clone() }
 }
 
 impl Cache for KvCache {
@@ -63,18 +100,27 @@ impl Cache for KvCache {
         self.offset
     }
     fn each(&self, f: &mut dyn FnMut(&Array)) {
-        if let Some((k, v)) = &self.buffers {
-            f(k);
-            f(v);
+        if let Some((k, v)) = self.buffers.as_ref().map(KvBuffers::arrays) {
+            f(&k);
+            f(&v);
         }
     }
     fn trim(&mut self, n: i32) -> i32 {
         let n = n.clamp(0, self.offset);
         self.offset -= n;
+        if let Some(b) = &mut self.buffers {
+            b.rewind();
+        }
         n
     }
     fn is_trimmable(&self) -> bool {
         true
+    }
+    fn rows(&self) -> usize {
+        self.buffers.as_ref().map_or(1, |b| b.rows() as usize)
+    }
+    fn nbytes(&self) -> usize {
+        self.buffers.as_ref().map_or(0, KvBuffers::nbytes)
     }
     fn join(&mut self, mut other: Box<dyn Cache>) -> Result<()> {
         let (mine, theirs) = (self.rows(), other.rows());
@@ -88,10 +134,11 @@ impl Cache for KvCache {
         let joined = |x: &Array, y: &Array| mx::concatenate(&[pad_left(x, da), pad_left(y, db)], 0);
         self.buffers = match (x, y) {
             (None, None) => None,
-            (Some((k, v)), Some((k2, v2))) => Some((joined(&k, &k2), joined(&v, &v2))),
+            (Some((k, v)), Some((k2, v2))) => Some(KvBuffers::new(joined(&k, &k2), joined(&v, &v2))),
             _ => return Err(Error::Request("an empty cache cannot join a filled one".into())),
         };
         self.offset = len;
+        self.starts = None;
         self.padding = Padding::new(a.iter().map(|p| p + da).chain(b.iter().map(|p| p + db)).collect());
         Ok(())
     }
@@ -101,8 +148,9 @@ impl Cache for KvCache {
         // padding that all rows share is cut
         let common = kept.iter().min().copied().unwrap_or(0);
         let cut = |a: &Array| take_rows(&a.slice_axis(2, common..a.dim(2)), rows);
-        self.buffers = self.fetch().map(|(k, v)| (cut(&k), cut(&v)));
+        self.buffers = self.fetch().map(|(k, v)| KvBuffers::new(cut(&k), cut(&v)));
         self.offset -= common;
+        self.starts = None;
         self.padding = Padding::new(kept.iter().map(|p| p - common).collect());
         Ok(())
     }
@@ -113,7 +161,8 @@ impl Cache for KvCache {
     }
     fn state(&self) -> State {
         let array = |a: Option<&Array>| a.map_or(State::None, |a| State::Array(a.clone()));
-        let b = self.buffers.as_ref();
+        let b = self.buffers.as_ref().map(KvBuffers::arrays);
+        let b = b.as_ref();
         State::List(vec![array(b.map(|b| &b.0)), array(b.map(|b| &b.1)), State::Int(self.offset.into())])
     }
     fn boxed_clone(&self) -> Box<dyn Cache> {
@@ -133,23 +182,19 @@ impl Kv for KvCache {
     }
 
     fn update(&mut self, k: Array, v: Array) -> (Array, Array) {
-        self.reserve(&k, &v);
+        let (mut keys, mut values) = self.reserve(&k, &v);
         let (start, end) = (self.offset, self.offset + k.dim(2));
-        if let Some((keys, values)) = &mut self.buffers {
-            keys.update_axis(2, start..end, &k);
-            values.update_axis(2, start..end, &v);
-        }
+        keys.update_axis(2, start..end, &k);
+        values.update_axis(2, start..end, &v);
+        let seen = (visible(&keys, end), visible(&values, end));
+        self.buffers = Some(KvBuffers::new(keys, values));
         self.offset = end;
-        self.fetch().unwrap_or((k, v))
+        seen
     }
 
     fn fetch(&self) -> Option<(Array, Array)> {
-        let (k, v) = self.buffers.as_ref()?;
-        Some(if self.offset < k.dim(2) {
-            (k.slice_axis(2, 0..self.offset), v.slice_axis(2, 0..self.offset))
-        } else {
-            (k.clone(), v.clone())
-        })
+        let (k, v) = self.buffers.as_ref()?.arrays();
+        Some((visible(&k, self.offset), visible(&v, self.offset)))
     }
 
     fn mask(&self, n: i32, window: Option<i32>, as_array: bool) -> Mask {
@@ -180,11 +225,11 @@ impl KvCache {
             (Some(k), Some(v))
                 if k.ndim() == 4 && v.ndim() == 4 && k.dim(2) == v.dim(2) && (0..=k.dim(2)).contains(&offset) =>
             {
-                Some((k.clone(), v.clone()))
+                Some(KvBuffers::new(k.clone(), v.clone()))
             }
             (None, None) if offset == 0 => None,
             _ => return None,
         };
-        Some(KvCache { buffers, offset, padding: Padding::default() })
+        Some(KvCache { buffers, offset, padding: Padding::default(), starts: None })
     }
 }

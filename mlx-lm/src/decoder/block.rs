@@ -1,7 +1,7 @@
 //! Layers: residual streams around sublayers.
 
 use super::norm::Norm;
-use super::{Registry, Step};
+use super::{Around, Registry, Step};
 use crate::Result;
 use crate::blueprint::{Branch as BranchSpec, BranchPart, Layer, LayerBody};
 use crate::cache::Cache;
@@ -15,6 +15,11 @@ use mlx::{self as mx, Array, Dtype};
 /// One layer: x [B, L, D] -> [B, L, D].
 pub trait Block: Module {
     fn forward(&self, x: Array, step: &Step, cache: &mut dyn Cache) -> Array;
+
+    /// Weights that a step of one token per row reads first.
+    fn first_weights(&self) -> [Option<&Array>; 2] {
+        [None, None]
+    }
 }
 
 pub(super) fn register(_: &mut Registry) {}
@@ -100,6 +105,25 @@ impl Branch {
         if self.scale == 1.0 { y } else { y * self.scale }
     }
 
+    /// x + this branch in few kernels, for one token per row, where branch and backend allow it.
+    fn fused(&self, x: &Array, cache: &mut dyn Cache, many: bool, next: [Option<&Array>; 2]) -> Option<Array> {
+        let plain = self.post_norm.is_none() && self.scale == 1.0 && !(self.clip_f16 && x.dtype() == Dtype::Float16);
+        let (weight, eps) = self.norm.as_ref().filter(|_| plain && !many)?.rms()?;
+        let around = Around { norm: (&weight, eps), next };
+        match &self.sublayer {
+            Sublayer::Mixer(m) => m.fused(x, &around, cache),
+            Sublayer::Ffn(f) => f.fused(x, &around),
+        }
+    }
+
+    /// What the branch reads first.
+    fn first_weights(&self) -> [Option<&Array>; 2] {
+        match &self.sublayer {
+            Sublayer::Ffn(f) => f.first_weights(),
+            Sublayer::Mixer(m) => m.first_weights(),
+        }
+    }
+
     /// x + y, kept in range of f16 where the family asks for it.
     fn join(&self, x: Array, y: Array) -> Array {
         if self.clip_f16 && x.dtype() == Dtype::Float16 {
@@ -124,10 +148,24 @@ impl Residual {
 }
 
 impl Block for Residual {
+    fn first_weights(&self) -> [Option<&Array>; 2] {
+        self.branches.first().map_or([None, None], Branch::first_weights)
+    }
+
     fn forward(&self, mut x: Array, step: &Step, cache: &mut dyn Cache) -> Array {
         let many = self.has_many_caches();
         if !self.parallel {
-            for b in &self.branches {
+            let fuse = x.dim(1) == 1 && mx::fast::is_fused();
+            let after = step.next_weights();
+            for (i, b) in self.branches.iter().enumerate() {
+                let next = || match self.branches.get(i + 1) {
+                    Some(b) => b.first_weights(),
+                    None => [after[0].as_ref(), after[1].as_ref()],
+                };
+                if let Some(y) = fuse.then(|| b.fused(&x, cache, many, next())).flatten() {
+                    x = y;
+                    continue;
+                }
                 let y = b.forward(&x, step, cache, many);
                 x = b.join(x, y);
             }

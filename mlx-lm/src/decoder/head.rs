@@ -66,11 +66,28 @@ impl Head {
         Ok(Head { linear, spec: h.clone(), forbidden })
     }
 
+    /// Weights that [`fused`](Self::fused) reads first.
+    pub fn first_weights<'a>(&'a self, embed: &'a Embed) -> [Option<&'a Array>; 2] {
+        [Some(self.linear.as_ref().map_or_else(|| embed.tokens.weight(), |l| l.weight())), None]
+    }
+
+    /// Logits of the RMS norm of h, in one kernel with it; `None` with an adapter or for other than few rows.
+    pub fn fused(&self, h: &Array, norm: (&Array, f32), embed: &Embed) -> Option<Array> {
+        let matrix = self.linear.as_ref().map_or_else(|| embed.tokens.matrix(), |l| l.matrix())?;
+        let few = h.size() / h.dim(-1).max(1) as usize <= 8;
+        let around = mx::fast::Fused { norm: Some(norm), ..Default::default() };
+        few.then(|| self.finish(mx::fast::linear(h, &[matrix], around)))
+    }
+
     pub fn forward(&self, h: &Array, embed: &Embed) -> Array {
-        let mut logits = match &self.linear {
+        self.finish(match &self.linear {
             Some(l) => l.forward(h),
             None => embed.tokens.as_linear(h),
-        };
+        })
+    }
+
+    /// Scale, cap and forbidden ids.
+    fn finish(&self, mut logits: Array) -> Array {
         if self.spec.scale != 1.0 {
             logits = logits * self.spec.scale;
         }

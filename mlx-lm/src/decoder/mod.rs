@@ -11,7 +11,7 @@ mod step;
 pub use block::Block;
 pub use load::{LoadOptions, Model};
 pub use registry::Registry;
-pub use step::Step;
+pub use step::{Around, Step};
 
 use crate::blueprint::{Blueprint, CacheKind};
 use crate::cache::{self, Cache, Caches};
@@ -118,8 +118,13 @@ impl Decoder {
     pub fn hidden_from(&self, embeddings: Array, ids: &Array, caches: &mut Caches) -> Array {
         assert_eq!(caches.len(), self.layers.len(), "one cache per layer");
         let step = Step::new(ids);
+        let ahead = ids.dim(-1) == 1 && fast::is_fused();
         let mut h = embeddings;
-        for (layer, cache) in self.layers.iter().zip(caches.iter_mut()) {
+        for (i, (layer, cache)) in self.layers.iter().zip(caches.iter_mut()).enumerate() {
+            if ahead {
+                let next = self.layers.get(i + 1);
+                step.set_next_weights(next.map_or_else(|| self.head.first_weights(&self.embed), |l| l.first_weights()));
+            }
             h = layer.forward(h, &step, cache.as_mut());
         }
         h
@@ -127,6 +132,11 @@ impl Decoder {
 
     /// Final norm and head.
     pub fn logits(&self, h: &Array) -> Array {
+        if let Some((weight, eps)) = self.norm.as_ref().filter(|_| mlx::fast::is_fused()).and_then(|n| n.rms())
+            && let Some(logits) = self.head.fused(h, (&weight, eps), &self.embed)
+        {
+            return logits;
+        }
         let normed;
         let h = match &self.norm {
             Some(n) => {

@@ -55,6 +55,11 @@ impl Norm {
         })
     }
 
+    /// Weight and epsilon of an RMS norm with a weight; `None` of any other.
+    pub fn rms(&self) -> Option<(Array, f32)> {
+        matches!(self.spec.kind, NormKind::Rms { .. }).then(|| Some((self.factor()?, self.spec.eps)))?
+    }
+
     pub fn forward(&self, x: &Array) -> Array {
         let weight = self.factor();
         match self.spec.kind {

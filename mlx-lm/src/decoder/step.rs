@@ -6,6 +6,15 @@ use mlx::fast::Mask;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+/// What surrounds a sublayer that computes a whole branch at once: `x + sublayer(rms_norm(x))`.
+#[derive(Debug, Clone, Copy)]
+pub struct Around<'a> {
+    /// Weight [D] and epsilon of the norm.
+    pub norm: (&'a Array, f32),
+    /// Weights that the next branch reads first.
+    pub next: [Option<&'a Array>; 2],
+}
+
 type Masks = HashMap<(MaskKey, i32, Option<i32>, bool), Mask>;
 
 /// The context of one forward pass: masks made once for all layers that need the same one, and arrays that a layer
@@ -14,11 +23,12 @@ pub struct Step<'a> {
     ids: &'a Array,
     masks: RefCell<Masks>,
     shared: RefCell<HashMap<&'static str, Array>>,
+    next: RefCell<[Option<Array>; 2]>,
 }
 
 impl<'a> Step<'a> {
     pub fn new(ids: &'a Array) -> Self {
-        Step { ids, masks: RefCell::default(), shared: RefCell::default() }
+        Step { ids, masks: RefCell::default(), shared: RefCell::default(), next: RefCell::default() }
     }
 
     /// The token ids [B, L] of this pass.
@@ -35,6 +45,15 @@ impl<'a> Step<'a> {
     pub fn mask_with(&self, kv: &dyn Kv, n: i32, window: Option<i32>, as_array: bool) -> Mask {
         let key = (kv.mask_key(), n, window, as_array);
         self.masks.borrow_mut().entry(key).or_insert_with(|| kv.mask(n, window, as_array)).clone()
+    }
+
+    /// Weights that the next layer, or the head after the last one, reads first.
+    pub fn next_weights(&self) -> [Option<Array>; 2] {
+        self.next.borrow().clone()
+    }
+
+    pub(super) fn set_next_weights(&self, next: [Option<&Array>; 2]) {
+        *self.next.borrow_mut() = next.map(|a| a.cloned());
     }
 
     /// Leaves an array for later layers of this pass.

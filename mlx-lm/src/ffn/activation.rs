@@ -20,11 +20,19 @@ pub fn apply(activation: Activation, x: &Array) -> Array {
     }
 }
 
-/// act(gate) * up, in one kernel where there is one.
-pub fn gated(activation: Activation, gate: &Array, up: &Array) -> Array {
+/// The activation as fused ops name it, if they have it.
+pub fn gate(activation: Activation) -> Option<mx::fast::Gate> {
     match activation {
-        Activation::Silu => mx::fast::gated(mx::fast::Gate::Silu, gate, up),
-        Activation::GeluTanh => mx::fast::gated(mx::fast::Gate::GeluTanh, gate, up),
-        other => apply(other, gate) * up,
+        Activation::Silu => Some(mx::fast::Gate::Silu),
+        Activation::GeluTanh => Some(mx::fast::Gate::GeluTanh),
+        _ => None,
+    }
+}
+
+/// act(gate) * up, in one kernel where there is one.
+pub fn gated(activation: Activation, gate_half: &Array, up: &Array) -> Array {
+    match gate(activation) {
+        Some(g) => mx::fast::gated(g, gate_half, up),
+        None => apply(activation, gate_half) * up,
     }
 }

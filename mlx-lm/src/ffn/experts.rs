@@ -48,6 +48,15 @@ impl Experts {
         mx::take(&y, &back, 0).unflatten(0, indices.shape()).squeeze(-2)
     }
 
+    /// As [`forward`](Self::forward) for few rows, two kernels in all; `None` where there are none. Ids are uint32.
+    pub fn fused(&self, x: &Array, ids: &Array) -> Option<Array> {
+        let Body::Gated(a) = self.body else { return None };
+        let gate = activation::gate(a)?;
+        let (g, u, down) = (self.gate_proj.as_ref()?.matrix()?, self.up_proj.matrix()?, self.down_proj.matrix()?);
+        let inner = mx::fast::expert_rows_fused(x, &[g, u], ids, Some(gate))?;
+        mx::fast::expert_rows_fused(&inner, &[down], ids, None)
+    }
+
     fn run(&self, x: &Array, indices: &Array, sorted: bool) -> Array {
         let up = self.up_proj.forward(x, indices, sorted);
         let gate = self.gate_proj.as_ref().map(|g| g.forward(x, indices, sorted));

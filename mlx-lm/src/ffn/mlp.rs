@@ -3,9 +3,10 @@
 use super::{Ffn, activation};
 use crate::Result;
 use crate::blueprint::{self, MlpNames};
-use crate::decoder::Step;
+use crate::decoder::{Around, Step};
 use crate::weights::Leaves;
 use mlx::Array;
+use mlx::fast::{self, Fused, Matrix};
 use mlx::nn::{Leaf, Linear, Module};
 
 /// down(act(gate(x)) * up(x)), or down(act(up(x))).
@@ -42,5 +43,23 @@ impl Ffn for Mlp {
             (None, _) => activation::apply(act, &up),
         };
         self.down_proj.forward(&inner)
+    }
+    fn fused(&self, x: &Array, around: &Around<'_>) -> Option<Array> {
+        let gate = activation::gate(self.spec.activation)?;
+        let (up, down) = (self.up_proj.matrix()?, self.down_proj.matrix()?);
+        let parts: &[Matrix<'_>] = match (&self.gate_proj, &self.spec.names) {
+            (Some(g), _) => &[g.matrix()?, up],
+            (None, MlpNames::FusedGated { .. }) => &[up],
+            (None, _) => return None,
+        };
+        let inward =
+            Fused { norm: Some(around.norm), gate: Some(gate), next: [Some(down.weight), None], residual: None };
+        let inner = fast::linear(x, parts, inward);
+        Some(fast::linear(&inner, &[down], Fused { residual: Some(x), next: around.next, ..Default::default() }))
+    }
+
+    fn first_weights(&self) -> [Option<&Array>; 2] {
+        let gate = self.gate_proj.as_ref().map(|g| g.weight());
+        if gate.is_some() { [gate, Some(self.up_proj.weight())] } else { [Some(self.up_proj.weight()), None] }
     }
 }

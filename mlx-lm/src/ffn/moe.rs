@@ -3,8 +3,9 @@
 use super::{Ffn, experts::Experts};
 use crate::Result;
 use crate::blueprint::{self, GroupScore, Groups, RouterWeights, Scoring};
-use crate::decoder::{Registry, Step};
+use crate::decoder::{Around, Registry, Step};
 use crate::weights::Leaves;
+use mlx::fast::{RouteScores, RouteWeights, Routing};
 use mlx::nn::{Leaf, Linear, Module, Param};
 use mlx::{self as mx, Array, Dtype};
 
@@ -103,5 +104,34 @@ impl Ffn for Moe {
             y = y + z;
         }
         y
+    }
+
+    fn fused(&self, x: &Array, around: &Around<'_>) -> Option<Array> {
+        let s = &self.spec.router;
+        // few rows only: each token-expert pair reads its matrices by itself
+        let few = x.size() / x.dim(-1).max(1) as usize <= 8;
+        if !few || s.groups.is_some() || self.shared.is_some() {
+            return None;
+        }
+        let routing = Routing {
+            top: self.spec.top_k,
+            scores: match s.scoring {
+                Scoring::None => RouteScores::Logits,
+                Scoring::Softmax => RouteScores::Softmax,
+                Scoring::Sigmoid => RouteScores::Sigmoid,
+                Scoring::SqrtSoftplus => return None,
+            },
+            weights: match s.weights {
+                RouterWeights::Scores => RouteWeights::Scores,
+                RouterWeights::Normalised { eps } => RouteWeights::Normalised(eps),
+                RouterWeights::Softmax => RouteWeights::Softmax,
+            },
+            correction: self.correction.as_ref().map(|c| c.value()),
+            scale: s.scale,
+        };
+        let normed = mx::fast::rms_norm(x, Some(around.norm.0), around.norm.1);
+        let (ids, weights) = mx::fast::route_fused(&self.gate.forward(&normed), &routing)?;
+        let y = self.experts.fused(&normed, &ids)?;
+        mx::fast::combine_fused(x, &y, &weights)
     }
 }

@@ -3,10 +3,11 @@
 use super::{Mixer, rope::Rope};
 use crate::Result;
 use crate::blueprint::{self, FusedQkv, OutputGate, Projections, QkNormKind};
-use crate::cache::{Attend, Cache};
-use crate::decoder::Step;
+use crate::cache::{Attend, Cache, KvCache};
 use crate::decoder::norm::Norm;
+use crate::decoder::{Around, Step};
 use crate::weights::Leaves;
+use mlx::fast::{self, DecodeAttention, Fused};
 use mlx::nn::{Leaf, Linear, Module, Param};
 use mlx::{self as mx, Array, Dtype};
 
@@ -174,5 +175,58 @@ impl Mixer for Attention {
             o = o * g;
         }
         self.o_proj.forward(&o)
+    }
+
+    fn fused(&self, x: &Array, around: &Around<'_>, cache: &mut dyn Cache) -> Option<Array> {
+        let s = &self.spec;
+        let plain = s.gate.is_none()
+            && s.clip_qkv.is_none()
+            && self.v_norm.is_none()
+            && !s.f32_scores
+            && s.v_head_dim.is_none_or(|d| d == s.head_dim);
+        let cache = cache.as_any_mut().downcast_mut::<KvCache>().filter(|_| plain)?;
+        let o_proj = self.o_proj.matrix()?;
+        let norms = match (&s.qk_norm, &self.q_norm, &self.k_norm) {
+            (None, ..) => None,
+            (Some(n), Some(q), Some(k)) if n.kind == QkNormKind::PerHead && !n.after_rope => Some((q.rms()?, k.rms()?)),
+            _ => return None,
+        };
+        let rotation = match &self.rope {
+            Some(r) => Some(r.rotation()?),
+            None => None,
+        };
+        let sinks = self.sinks.as_ref().map(|s| s.value());
+        let step = DecodeAttention {
+            heads: s.heads,
+            kv_heads: s.kv_heads,
+            head_dim: s.head_dim,
+            scale: s.scale,
+            rotation,
+            qk_norm: norms.as_ref().map(|(q, k)| (&q.0, &k.0, q.1)),
+            window: s.window,
+            softcap: s.softcap,
+            sinks,
+            next: around.next[0],
+        };
+        if !cache.is_decodable(x.dim(0), x.dtype(), &step) {
+            return None;
+        }
+        let inward = Fused { norm: Some(around.norm), next: [Some(o_proj.weight), None], ..Default::default() };
+        let qkv = match (&self.q_proj, &self.k_proj, &self.v_proj, &self.qkv_proj, &s.projections) {
+            (Some(q), Some(k), Some(v), ..) => fast::linear(x, &[q.matrix()?, k.matrix()?, v.matrix()?], inward),
+            (.., Some(qkv), Projections::Fused { layout: FusedQkv::Blocks, .. }) => {
+                fast::linear(x, &[qkv.matrix()?], inward)
+            }
+            _ => return None,
+        };
+        let o = cache.decode(&qkv, &step);
+        Some(fast::linear(&o, &[o_proj], Fused { residual: Some(x), next: around.next, ..Default::default() }))
+    }
+
+    fn first_weights(&self) -> [Option<&Array>; 2] {
+        fn of(l: &Option<Leaf<Linear>>) -> Option<&Array> {
+            l.as_ref().map(|l| l.weight())
+        }
+        if self.q_proj.is_some() { [of(&self.q_proj), of(&self.k_proj)] } else { [of(&self.qkv_proj), None] }
     }
 }

@@ -3,6 +3,7 @@
 use crate::blueprint::{self, RopeScaling};
 use crate::cache::Position;
 use mlx::{self as mx, Array};
+use std::cell::OnceCell;
 use std::f64::consts::PI;
 
 /// A rotary embedding ready to run.
@@ -18,6 +19,8 @@ pub struct Rope {
     /// Factor on the rotated features.
     feature_scale: f32,
     dynamic: Option<(f64, i32)>,
+    /// float32 [dims / 2], made when a decode kernel first asks.
+    radians: OnceCell<Array>,
 }
 
 fn wavelengths(dims: i32, base: f64) -> Vec<f64> {
@@ -38,6 +41,7 @@ impl Rope {
             freqs: None,
             feature_scale: 1.0,
             dynamic: None,
+            radians: OnceCell::new(),
         };
         let plain = || wavelengths(spec.dims, spec.base);
         let mut explicit =
@@ -95,6 +99,22 @@ impl Rope {
             freqs: self.freqs.as_ref(),
         };
         mx::fast::rope(x, options, position.offset())
+    }
+
+    /// The same rotation for a decode kernel; `None` where it depends on more than the position.
+    pub fn rotation(&self) -> Option<mx::fast::Rotation<'_>> {
+        if self.dynamic.is_some() {
+            return None;
+        }
+        let radians = self.radians.get_or_init(|| match &self.freqs {
+            Some(f) => (self.scale / f).astype(mx::Dtype::Float32),
+            None => {
+                let f = wavelengths(self.dims, self.base as f64);
+                Array::from(f.into_iter().map(|f| (self.scale as f64 / f) as f32).collect::<Vec<_>>())
+            }
+        });
+        let (traditional, feature_scale) = (self.traditional, self.feature_scale);
+        Some(mx::fast::Rotation { radians, traditional, feature_scale })
     }
 
     /// The base for a call that ends at `len` (NTK-aware, recomputed for each call as in Python).

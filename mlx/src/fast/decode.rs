@@ -41,13 +41,13 @@ pub struct DecodeAttention<'a> {
     pub next: Option<&'a Array>,
 }
 
-/// Where the new token of each row goes.
+/// Where the new tokens go: the same slot in all rows.
 #[derive(Debug, Clone, Copy)]
 pub enum Place<'a> {
-    /// All rows write this slot, their first key is 0, their position is the slot.
+    /// The first key is in slot 0, the position is the slot.
     At(i32),
-    /// int32 [B, 2]: slot and first key of each row; the position is the difference.
-    Rows(&'a Array),
+    /// The first key of row b is in slot `starts[b]` (int32, B or more of them); the position is the difference.
+    Padded(i32, &'a Array),
 }
 
 /// Keys and values [B, Hkv, T, D] of one layer, in buffers that a decode step may write in place.
@@ -59,21 +59,21 @@ pub struct KvBuffers {
     counters: Option<Array>,
     /// The result of the last in-place step, until it is known to be queued.
     pending: RefCell<Option<Array>>,
-    /// Whether slots that a view may show will be written again.
-    rewound: bool,
+    /// Whether views may show slots that will be written (after a rewind), or the buffers came from elsewhere.
+    foreign: bool,
 }
 
 impl Clone for KvBuffers {
     /// Shares the buffers; whoever writes first copies.
     fn clone(&self) -> Self {
         let (keys, values) = self.arrays();
-        KvBuffers { keys, values, counters: None, pending: RefCell::default(), rewound: self.rewound }
+        KvBuffers { keys, values, counters: None, pending: RefCell::default(), foreign: true }
     }
 }
 
 impl KvBuffers {
     pub fn new(keys: Array, values: Array) -> Self {
-        KvBuffers { keys, values, counters: None, pending: RefCell::default(), rewound: false }
+        KvBuffers { keys, values, counters: None, pending: RefCell::default(), foreign: true }
     }
 
     /// Handles to both buffers, for reading. Waits for the last step: its write is not part of their graph.
@@ -91,6 +91,11 @@ impl KvBuffers {
         (self.keys, self.values)
     }
 
+    /// Rows B of the batch.
+    pub fn rows(&self) -> i32 {
+        self.keys.dim(0)
+    }
+
     /// Slots T.
     pub fn capacity(&self) -> i32 {
         self.keys.dim(2)
@@ -103,7 +108,7 @@ impl KvBuffers {
 
     /// Tells that slots behind a new end will be written again, while older views of them may live.
     pub fn rewind(&mut self) {
-        self.rewound = true;
+        self.foreign = true;
     }
 
     /// Queues the last in-place write, so that ops built from here on run after it.
@@ -114,20 +119,29 @@ impl KvBuffers {
         }
     }
 
-    /// Makes the buffers this value's own: nobody else holds them, so that a write in place stays unseen.
+    /// Makes the buffers this value's own, in row order: nobody else holds them, so that a write in place is seen here
+    /// and nowhere else.
     fn own(&mut self) {
         let held = |a: &Array| a.use_count() > 1;
         if held(&self.keys) || held(&self.values) {
             // the last step may not be evaluated yet: then its node holds the buffers
             self.settle();
         }
-        let viewed = self.rewound && (self.keys.data_use_count() > 1 || self.values.data_use_count() > 1);
-        if viewed || held(&self.keys) || held(&self.values) {
+        let mut copy = held(&self.keys) || held(&self.values);
+        if self.foreign && !copy {
+            self.settle();
+            // layout and owners of a buffer are known once it is queued; a failure shows again where it is used
+            let _ = crate::async_eval([&self.keys, &self.values]);
+            let fine = |a: &Array| a.is_row_contiguous() && a.data_use_count() == 1;
+            copy = !fine(&self.keys) || !fine(&self.values);
+        }
+        if copy {
             self.settle();
             // a sum is a new buffer, a copy may be the old one
-            (self.keys, self.values) = (&self.keys + 0, &self.values + 0);
+            let fresh = |a: &Array| crate::contiguous(a) + 0;
+            (self.keys, self.values) = (fresh(&self.keys), fresh(&self.values));
         }
-        self.rewound = false;
+        self.foreign = false;
     }
 
     /// The attention of one new token per row: qkv [B, .., (H + 2 Hkv) * D] (query heads, key heads, value heads)
@@ -135,7 +149,9 @@ impl KvBuffers {
     #[track_caller]
     pub fn attend(&mut self, qkv: &Array, place: Place<'_>, a: &DecodeAttention<'_>) -> Array {
         self.check(qkv, place, a);
-        if self.is_supported(qkv, a)
+        if self.is_supported(qkv.dtype(), a)
+            && !cuda::is_traced(qkv)
+            && !cuda::is_traced(&self.keys)
             && let Some(gpu) = cuda::current_gpu()
         {
             self.own();
@@ -150,16 +166,13 @@ impl KvBuffers {
         self.attend_plain(qkv, place, a)
     }
 
-    /// Whether one kernel does the whole step here.
-    pub fn is_supported(&self, qkv: &Array, a: &DecodeAttention<'_>) -> bool {
-        let dtype = self.keys.dtype();
-        let same = [Some(qkv), a.qk_norm.map(|n| n.0), a.qk_norm.map(|n| n.1), a.sinks, Some(&self.values)];
+    /// Whether one kernel does the whole step here, for projections of this dtype.
+    pub fn is_supported(&self, dtype: Dtype, a: &DecodeAttention<'_>) -> bool {
+        let same = [a.qk_norm.map(|n| n.0), a.qk_norm.map(|n| n.1), a.sinks, Some(&self.keys), Some(&self.values)];
         cuda::current_gpu().is_some()
             && cuda::is_half(dtype)
             && same.iter().flatten().all(|x| x.dtype() == dtype)
             && attention::is_supported(a)
-            && !cuda::is_traced(qkv)
-            && !cuda::is_traced(&self.keys)
     }
 
     #[track_caller]
@@ -181,16 +194,14 @@ impl KvBuffers {
             && a.sinks.is_none_or(|s| s.shape() == [a.heads])
             && match place {
                 Place::At(slot) => (0..t).contains(&slot),
-                Place::Rows(p) => p.shape() == [b, 2] && p.dtype() == Dtype::Int32,
+                Place::Padded(slot, starts) => {
+                    (0..t).contains(&slot) && starts.ndim() == 1 && starts.dim(0) >= b && starts.dtype() == Dtype::Int32
+                }
             };
         if !fits {
-            let place = match place {
-                Place::At(n) => format!("slot {n}"),
-                Place::Rows(p) => format!("{p:?}"),
-            };
             refuse(
                 "attend",
-                format!("qkv {:?}, keys {:?}, {place} do not belong to {a:?}", qkv.shape(), self.keys.shape()),
+                format!("qkv {:?}, keys {:?}, {place:?} do not belong to {a:?}", qkv.shape(), self.keys.shape()),
             );
         }
     }
@@ -207,23 +218,19 @@ impl KvBuffers {
         if let Some((qn, kn, eps)) = a.qk_norm {
             (q, k) = (rms_norm(&q, Some(qn), eps), rms_norm(&k, Some(kn), eps));
         }
-        let (slots, starts) = match place {
-            Place::At(slot) => (Array::from_slice(&vec![slot; b as usize], [b]), crate::zeros([b], Dtype::Int32)),
-            Place::Rows(p) => (p.slice_axis(1, 0..1).squeeze(1), p.slice_axis(1, 1..2).squeeze(1)),
+        let (slot, starts) = match place {
+            Place::At(slot) => (slot, crate::zeros([b], Dtype::Int32)),
+            Place::Padded(slot, starts) => (slot, starts.slice_axis(0, 0..b)),
         };
         if let Some(r) = a.rotation {
-            let angle = (&slots - &starts).astype(Dtype::Float32).reshape([b, 1, 1]) * r.radians;
+            let angle = (slot - &starts).astype(Dtype::Float32).reshape([b, 1, 1]) * r.radians;
             (q, k) = (rotate(&q, &angle, r), rotate(&k, &angle, r));
         }
-        // the slot as a mask over keys: rows may write different ones
+        self.keys.update_axis(2, slot..slot + 1, &k.expand_dims(2).astype(dtype));
+        self.values.update_axis(2, slot..slot + 1, &v.expand_dims(2));
         let at = crate::arange(0, t, 1, Some(Dtype::Int32)).reshape([1, t]);
-        let here = at.equal(slots.expand_dims(1)).reshape([b, 1, t, 1]);
-        self.keys = crate::where_(&here, k.expand_dims(2).astype(dtype), &self.keys);
-        self.values = crate::where_(&here, v.expand_dims(2), &self.values);
-        let mut seen = at.less_equal(slots.expand_dims(1)) & at.greater_equal(starts.expand_dims(1));
-        if let Some(w) = a.window {
-            seen = seen & at.greater(slots.expand_dims(1) - w);
-        }
+        let first = a.window.map_or(0, |w| slot + 1 - w);
+        let seen = at.less_equal(slot).logical_and(at.greater_equal(first)).logical_and(at.greater_equal(starts.expand_dims(1)));
         let seen = seen.reshape([b, 1, 1, t]);
         let q = q.astype(dtype).expand_dims(2);
         let o = match a.softcap {

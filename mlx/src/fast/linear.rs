@@ -4,8 +4,9 @@
 //! (`cuda/gemv.cuh`) and many rows of a quantised weight are multiplied in dense form, since MLX compiles its own
 //! kernel for minutes and runs it at a fraction of the card's speed; everything else is composed of plain ops.
 
+pub(super) use super::Gate;
 use super::cuda::gemv::{self, Experts};
-use super::{Gate, cuda, rms_norm};
+use super::{cuda, rms_norm};
 use crate::error::refuse;
 use crate::{Array, Dtype, Gather, Quant, QuantMode, concatenate, dequantize, gather_mm, gather_qmm, quantized_matmul};
 
@@ -223,30 +224,44 @@ pub fn expert_linear(x: &Array, parts: &[Matrix<'_>], experts: &Array, gate: Opt
 const FEW_PAIRS: usize = 64;
 
 fn few_experts(x: &Array, parts: &[Matrix<'_>], experts: &Array, gate: Option<Gate>) -> Option<Array> {
-    let gpu = cuda::current_gpu()?;
+    cuda::current_gpu()?;
     let (nd, pairs) = (x.ndim(), experts.size());
     if pairs == 0 || pairs > FEW_PAIRS || nd < 3 || experts.ndim() + 2 != nd || x.dim(-2) != 1 {
         return None;
     }
     let slots = experts.dim(-1);
     let (lead, width) = (&x.shape()[..nd - 3], x.dim(-3));
-    let k = x.dim(-1);
-    let usable = lead == &experts.shape()[..nd - 3]
-        && (width == 1 || width == slots)
+    if lead != &experts.shape()[..nd - 3] || (width != 1 && width != slots) {
+        return None;
+    }
+    let ids = if experts.dtype() == Dtype::Uint32 { experts.clone() } else { experts.astype(Dtype::Uint32) };
+    few_experts_flat(x, parts, &ids, gate, if width == 1 { slots } else { 1 }).map(|y| y.expand_dims(-2))
+}
+
+/// As [`expert_linear`] for few pairs: row i / share of x with expert `ids[i]` (uint32 [..., S]) -> [..., S, N].
+pub(super) fn few_experts_flat(
+    x: &Array,
+    parts: &[Matrix<'_>],
+    ids: &Array,
+    gate: Option<Gate>,
+    share: i32,
+) -> Option<Array> {
+    let gpu = cuda::current_gpu()?;
+    let (k, pairs) = (*x.shape().last()?, ids.size());
+    let usable = pairs > 0
+        && pairs <= FEW_PAIRS
         && parts.iter().all(|w| w.weight.ndim() == 3 && w.is_whole() && w.bias.is_none() && w.inputs() == k)
         && parts.windows(2).all(|p| p[0].weight.shape() == p[1].weight.shape())
         && (parts.len() == 1 || (parts.len() == 2 && gate.is_some()));
-    if !usable || cuda::is_traced(x) || cuda::is_traced(experts) || parts.iter().any(Matrix::is_traced) {
+    if !usable || cuda::is_traced(x) || cuda::is_traced(ids) || parts.iter().any(Matrix::is_traced) {
         return None;
     }
     let first = parts.first()?;
     let n = if gate.is_some() && parts.len() == 1 { first.outputs() / 2 } else { first.outputs() };
-    let ids = if experts.dtype() == Dtype::Uint32 { experts.clone() } else { experts.astype(Dtype::Uint32) };
-    let share = if width == 1 { slots } else { 1 };
-    let mut shape: smallvec::SmallVec<[i32; 5]> = experts.shape().into();
-    shape.extend([1, n]);
+    let mut shape: smallvec::SmallVec<[i32; 5]> = ids.shape().into();
+    shape.push(n);
     let f = Fused { gate, ..Default::default() };
-    gemv::gemv(gpu, x, parts, &f, Some(Experts { idx: &ids, share }), &shape)
+    gemv::gemv(gpu, x, parts, &f, Some(Experts { idx: ids, share }), &shape)
 }
 
 /// One matrix of [`expert_linear`] from plain ops; on CUDA many rows of quantised experts go through a dense copy, since

@@ -2,10 +2,12 @@
 
 mod cuda;
 mod decode;
+mod experts;
 mod kernel;
 mod linear;
 
 pub use decode::{DecodeAttention, KvBuffers, Place, Rotation};
+pub use experts::{RouteScores, RouteWeights, Routing, combine_fused, expert_rows_fused, route_fused};
 pub use kernel::{
     Kernel, KernelScalar, KernelSource, Launch, Template, cuda_kernel, metal_kernel, precompiled_cuda_kernel,
 };

@@ -1,5 +1,5 @@
 use crate::tools::{card, error, fresh_seed, normal, poison};
-use mlx::fast::{self, Fused, Gate, Matrix};
+use mlx::fast::{self, Fused, Gate, Matrix, RouteScores, RouteWeights, Routing};
 use mlx::{self as mx, Array, Device, Dtype, Quant, QuantMode};
 
 /// A weight in one format, and what it stands for in float32 on the CPU.
@@ -295,4 +295,69 @@ fn parts_are_one_matrix_row_by_row() {
         mx::concatenate(&rows, 0).reshape([1, 1, 2, 1, n])
     });
     assert!(error(&y, &want) < 1.2e-2);
+}
+
+#[test]
+fn routing_takes_the_best_and_their_weights() {
+    if !card("routing_takes_the_best_and_their_weights") {
+        return;
+    }
+    fresh_seed();
+    for (e, top, scores, weights, corrected) in [
+        (128, 8, RouteScores::Softmax, RouteWeights::Normalised(0.0), false),
+        (60, 4, RouteScores::Softmax, RouteWeights::Scores, false),
+        (8, 2, RouteScores::Logits, RouteWeights::Softmax, false),
+        (257, 6, RouteScores::Sigmoid, RouteWeights::Normalised(1e-20), true),
+    ] {
+        let logits = normal(&[2, 3, e], Dtype::Bfloat16, 2.0);
+        let c = normal(&[e], Dtype::Float32, 0.3);
+        let r = Routing { top, scores, weights, correction: corrected.then_some(&c), scale: 1.5 };
+        let (ids, w) = fast::route_fused(&logits, &r).expect("a kernel");
+        let (ids, w) = (ids.to_vec::<u32>().unwrap(), w.to_vec::<f32>().unwrap());
+        let all = logits.to_vec::<f32>().unwrap();
+        let c = c.to_vec::<f32>().unwrap();
+        for (row, l) in all.chunks(e as usize).enumerate() {
+            let max = l.iter().copied().fold(f32::MIN, f32::max);
+            let sum: f32 = l.iter().map(|x| (x - max).exp()).sum();
+            let s: Vec<f32> = l
+                .iter()
+                .map(|x| match scores {
+                    RouteScores::Logits => *x,
+                    RouteScores::Softmax => (x - max).exp() / sum,
+                    RouteScores::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+                })
+                .collect();
+            let key = |i: &usize| s[*i] + if corrected { c[*i] } else { 0.0 };
+            let mut order: Vec<usize> = (0..e as usize).collect();
+            order.sort_by(|a, b| key(b).total_cmp(&key(a)).then(a.cmp(b)));
+            order.truncate(top as usize);
+            let at = row * top as usize;
+            let got: Vec<usize> = ids[at..at + top as usize].iter().map(|&i| i as usize).collect();
+            // equal scores up to rounding may change places
+            for (g, o) in got.iter().zip(&order) {
+                assert!((key(g) - key(o)).abs() < 1e-5, "e {e} row {row}: {got:?} {order:?}");
+            }
+            let chosen: Vec<f32> = got.iter().map(|&i| s[i]).collect();
+            let total: f32 = chosen.iter().sum();
+            let exp: Vec<f32> = chosen.iter().map(|x| x.exp()).collect();
+            for (k, &x) in chosen.iter().enumerate() {
+                let want = 1.5
+                    * match weights {
+                        RouteWeights::Scores => x,
+                        RouteWeights::Normalised(eps) => x / (total + eps),
+                        RouteWeights::Softmax => exp[k] / exp.iter().sum::<f32>(),
+                    };
+                assert!((w[at + k] - want).abs() < 1e-4 * want.abs().max(1e-3), "e {e} row {row} slot {k}");
+            }
+        }
+        let (x, y) = (normal(&[2, 3, 72], Dtype::Bfloat16, 1.0), normal(&[2, 3, top, 72], Dtype::Bfloat16, 1.0));
+        let w = Array::from_slice(&w, [2, 3, top]);
+        poison(2 * 3 * 72 * 2);
+        let got = fast::combine_fused(&x, &y, &w).expect("a kernel");
+        got.eval().unwrap();
+        let want = mx::with_device(Device::Cpu, || {
+            x.astype(Dtype::Float32) + (y.astype(Dtype::Float32) * w.expand_dims(-1)).sum(-2)
+        });
+        assert!(error(&got, &want) < 6e-3);
+    }
 }

@@ -1,15 +1,15 @@
 // One decode step of attention: a new token in each of B sequences. In one launch: [rms_norm of each head of q and k,]
 // RoPE on q and k, k and v written IN PLACE into the caches, softmax(q k^T * scale) v over the cached keys, merge.
-// qkv T [B, (HQ + 2 HKV) * D]: q heads, k heads, v heads. kc, vc T [B, HKV, cap, D]. Row b writes slot[b] and sees keys
-// start[b] (or the last `window` of them) to slot[b]; its position is slot[b] - start[b]. place int32 [B, 2] holds
-// (slot, start); without it all rows have `slot` and 0. freq f32 [rot / 2]: radians a position; features from rot on
+// qkv T [B, (HQ + 2 HKV) * D]: q heads, k heads, v heads. kc, vc T [B, HKV, cap, D]. All rows write
+// `slot`; row b sees keys starts[b] (0 without starts) to slot, or the last `window` of them; its position is the
+// difference. freq f32 [rot / 2]: radians a position; features from rot on
 // stay, rotated ones are multiplied by `feature`. sinks T [HQ]: a logit a head that carries no value. count int32
 // [B * HKV]: zeros, left zero. part f32: scratch, [B * HKV, splits, GQ, D] and behind it [B * HKV, splits, GQ, 2] (maximum, sum).
 // Grid (splits, HKV, B), NW warps. A warp takes 16 keys a step, scores and values both on the tensor cores with the GQ
 // query heads of a key head as rows; the block that comes last merges. D is a multiple of 32 up to 256, GQ <= 8.
 template <int D, int GQ, int NW, bool TRADITIONAL>
 __device__ __forceinline__ void attention(const u16* qkv, u16* kc, u16* vc, const float* freq, const u16* q_norm,
-                                          const u16* k_norm, const u16* sinks, const int* place, int* count,
+                                          const u16* k_norm, const u16* sinks, const int* starts, int* count,
                                           const u8* next, u16* out, float* part, int slot, int cap, int window, int rot, float eps,
                                           float scale, float cap_logit, float feature, int next_bytes) {
   constexpr int ND = D / 32, NV = (D + 63) / 64, E = (D + 31) / 32;
@@ -25,7 +25,7 @@ __device__ __forceinline__ void attention(const u16* qkv, u16* kc, u16* vc, cons
       asm volatile("prefetch.global.L2 [%0];" ::"l"(next + i));
   }
   int start = 0;
-  if (place) slot = min(max(place[2 * b], 0), cap - 1), start = min(max(place[2 * b + 1], 0), slot);
+  if (starts) start = min(max(starts[b], 0), slot);
   const int position = slot - start;
   if (window > 0) start = max(start, slot + 1 - window);
   const int begin = start >> 4, tiles = (slot >> 4) + 1 - begin, per = (tiles + splits - 1) / splits;

@@ -17,7 +17,7 @@ struct Attention {
     traditional: bool,
     norm: bool,
     sinks: bool,
-    rows: bool,
+    starts: bool,
     next: bool,
 }
 
@@ -33,7 +33,7 @@ impl Spec for Attention {
             self.traditional as u8,
             self.norm as u8,
             self.sinks as u8,
-            self.rows as u8,
+            self.starts as u8,
             self.next as u8
         )
     }
@@ -44,7 +44,7 @@ impl Spec for Attention {
             (self.norm, "const u16*", "q_norm"),
             (self.norm, "const u16*", "k_norm"),
             (self.sinks, "const u16*", "sinks"),
-            (self.rows, "const int*", "place"),
+            (self.starts, "const int*", "starts"),
             (true, "int*", "count"),
             (self.next, "const u8*", "next"),
         ];
@@ -99,13 +99,13 @@ pub(crate) fn attend(
         traditional: a.rotation.is_some_and(|r| r.traditional),
         norm: a.qk_norm.is_some(),
         sinks: a.sinks.is_some(),
-        rows: matches!(place, Place::Rows(_)),
+        starts: matches!(place, Place::Padded(..)),
         next: a.next.is_some(),
     };
     let kernel = kernel(&KERNELS, spec, gpu)?;
-    let (slot, rows) = match place {
+    let (slot, starts) = match place {
         Place::At(slot) => (slot, None),
-        Place::Rows(p) => (cap - 1, Some(p)),
+        Place::Padded(slot, starts) => (slot, Some(starts)),
     };
     // tiles of 16 keys: at least one a warp, at most as many blocks as fill the card three times
     let seen = a.window.map_or(slot + 1, |w| w.min(slot + 1)).max(1);
@@ -115,7 +115,7 @@ pub(crate) fn attend(
     let mut inputs: SmallVec<[&Array; 10]> = SmallVec::new();
     inputs.extend([qkv, keys, values]);
     let norms = [a.qk_norm.map(|n| n.0), a.qk_norm.map(|n| n.1)];
-    inputs.extend([a.rotation.map(|r| r.radians), norms[0], norms[1], a.sinks, rows].into_iter().flatten());
+    inputs.extend([a.rotation.map(|r| r.radians), norms[0], norms[1], a.sinks, starts].into_iter().flatten());
     inputs.push(counters);
     inputs.extend(a.next);
     let scalars = [

@@ -6,6 +6,7 @@
 
 pub(crate) mod attention;
 mod build;
+pub(crate) mod experts;
 pub(crate) mod gemv;
 mod kernel;
 
@@ -22,6 +23,7 @@ pub(super) const COMMON: &str = include_str!("common.cuh");
 pub(super) const FORMATS: &str = include_str!("formats.cuh");
 pub(super) const GEMV: &str = include_str!("gemv.cuh");
 pub(super) const ATTENTION: &str = include_str!("attention.cuh");
+pub(super) const EXPERTS: &str = include_str!("experts.cuh");
 pub(super) const EMBED: &str = include_str!("embed.cuh");
 
 /// The card that kernels are compiled for.
@@ -110,8 +112,16 @@ pub(crate) fn kernel<S: Spec>(
     if let Some(k) = table.with_borrow(|t| t.get(&spec).cloned()) {
         return k;
     }
-    let name = spec.name();
+    // MLX copies the name with every call: one of up to 15 bytes needs no allocation
+    let name = short(&spec.name());
     let k = build::image(&spec.source(&name), &gpu.arch).ok().map(|image| Rc::new(Kernel::new(&name, image)));
     table.with_borrow_mut(|t| t.insert(spec, k.clone()));
     k
+}
+
+/// The kind of a kernel and a number for its specialisation.
+fn short(name: &str) -> String {
+    let kind: String = name.chars().take_while(char::is_ascii_lowercase).take(6).collect();
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    format!("{kind}_{:08x}", (hash ^ (hash >> 32)) as u32)
 }
