@@ -78,6 +78,17 @@ pub trait Tree: Sized {
 /// # Safety
 /// [`Tree::visit_arrays`] reaches every [`Array`] inside, and everything else inside is `Send + Sync`.
 /// `#[derive(Tree)]` implements it for structs without skipped fields.
+///
+/// ```compile_fail
+/// #[derive(mlx::Tree)]
+/// struct Bound {
+///     a: mlx::Array,
+///     #[tree(skip)]
+///     r: std::rc::Rc<()>,
+/// }
+/// fn freeze<T: mlx::Freeze>() {}
+/// freeze::<Bound>();
+/// ```
 pub unsafe trait Freeze: Tree {}
 
 // SAFETY: the only content is the array itself

@@ -105,7 +105,7 @@ macro_rules! spread {
             $(#[$doc])*
             #[track_caller]
             pub fn $name(a: &Array, axes: impl Into<Axes>) -> Array { $with(a, axes, false, 0) }
-            #[doc = concat!("[`", stringify!($name), "`] with `keepdims` and the divisor n - `ddof`.")]
+            #[doc = concat!("[`", stringify!($name), "`](fn@", stringify!($name), ") with `keepdims` and the divisor n - `ddof`.")]
             #[track_caller]
             pub fn $with(a: &Array, axes: impl Into<Axes>, keepdims: bool, ddof: i32) -> Array {
                 let axes = resolve(stringify!($name), a, axes);

@@ -154,14 +154,20 @@ impl<'a> Closure<'a> {
         Closure { raw: unsafe { sys::mlx_closure_new() }, _body: PhantomData }
     }
 
-    /// Calls the closure.
+    /// Calls the closure, on a large stack.
     #[track_caller]
     pub fn apply(&self, op: &str, args: &[Array]) -> Vec<Array> {
+        deep(|| self.apply_here(op, args))
+    }
+
+    /// Calls the closure on the stack as it is: where nothing walks a graph.
+    #[track_caller]
+    pub fn apply_here(&self, op: &str, args: &[Array]) -> Vec<Array> {
         crate::stream::current();
         let inputs = VectorArray::from_arrays(args);
         let mut res = VectorArray::new();
         // SAFETY: valid handles
-        let rc = deep(|| unsafe { sys::mlx_closure_apply(&mut res.raw, self.raw, inputs.raw) });
+        let rc = unsafe { sys::mlx_closure_apply(&mut res.raw, self.raw, inputs.raw) };
         finish(op, rc);
         res.to_vec()
     }

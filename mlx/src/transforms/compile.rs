@@ -8,6 +8,8 @@ use crate::tree::Tree;
 use crate::{Array, ffi};
 use mlx_sys as sys;
 use std::cell::RefCell;
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Once;
@@ -87,6 +89,21 @@ struct Entry<S, T, R> {
     state_len: usize,
     traced: Trace,
     call: Rc<Call<S, T, R>>,
+    /// Shapes and dtypes that were traced: replaying them walks no graph and needs no large stack.
+    seen: RefCell<HashSet<u64>>,
+}
+
+/// A number for the shapes and dtypes of the inputs; all shapes are one if `shapeless`.
+fn signature(inputs: &[Array], shapeless: bool) -> u64 {
+    let mut hash = std::hash::DefaultHasher::new();
+    for a in inputs {
+        a.dtype().hash(&mut hash);
+        a.ndim().hash(&mut hash);
+        if !shapeless {
+            a.shape().hash(&mut hash);
+        }
+    }
+    hash.finish()
 }
 
 /// What the traced closure needs from the call that traces, and what it leaves for replays.
@@ -114,7 +131,13 @@ impl<S: State + 'static, T: Tree + 'static, R: Tree + 'static> CompiledStep<S, T
         *entry.call.state.borrow_mut() = Some(std::ptr::from_mut(state));
         // a trace leaves its tracers in the state: whatever happens, real arrays go back
         let restore = Restore { call: &entry.call, before };
-        let outputs = entry.traced.closure.apply("compile", &leaves);
+        let signature = signature(&leaves, self.shapeless);
+        let outputs = if entry.seen.borrow().contains(&signature) {
+            entry.traced.closure.apply_here("compile", &leaves)
+        } else {
+            entry.traced.closure.apply("compile", &leaves)
+        };
+        entry.seen.borrow_mut().insert(signature);
         drop(restore);
 
         let state_out = entry.call.state_out.get();
@@ -168,7 +191,13 @@ impl<S: State + 'static, T: Tree + 'static, R: Tree + 'static> CompiledStep<S, T
             *shared.output.borrow_mut() = Some(result.map(|_, _| nothing.clone()));
             outputs
         };
-        let entry = Rc::new(Entry { names, state_len, traced: Trace::new(body, self.shapeless), call });
+        let entry = Rc::new(Entry {
+            names,
+            state_len,
+            traced: Trace::new(body, self.shapeless),
+            call,
+            seen: RefCell::default(),
+        });
         entries.push(entry.clone());
         entry
     }

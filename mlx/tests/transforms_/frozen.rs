@@ -13,6 +13,18 @@ struct Named<T> {
     label: std::rc::Rc<str>,
 }
 
+// holds a tree that cannot be frozen: that is an error only where somebody freezes it
+#[derive(Tree)]
+struct Outer {
+    inner: Named<Array>,
+}
+
+#[derive(Tree)]
+struct Both<T> {
+    first: T,
+    second: T,
+}
+
 fn state() -> State {
     State { w: array!([1.0, 2.0]) * 3.0, more: vec![(array!(1), None), (array!(2), Some(array!(3.0)))] }
 }
@@ -30,6 +42,11 @@ fn trees_flatten_to_dotted_names_and_come_back() {
     let named = Named { value: vec![array!(1)], label: "x".into() };
     assert_eq!(&*named.map(|_, a| a + 1).label, "x");
     assert_eq!(named.flatten()[0].0, "value.0");
+    let outer = Outer { inner: Named { value: array!(1), label: "y".into() } };
+    assert_eq!(outer.flatten()[0].0, "inner.value");
+    assert_eq!(&*outer.inner.label, "y");
+    let both = Frozen::new(Both { first: array!(1), second: array!(2) }).unwrap().thaw();
+    assert_eq!((&both.first + &both.second).item::<i32>().unwrap(), 3);
 }
 
 #[test]
