@@ -66,6 +66,9 @@ pub use ops::*;
 pub use promote::*;
 pub use scalar::{Arg, Operand, Scalar};
 pub use shape::{Axes, Shape};
-pub use stream::{Stream, default_device, default_stream, set_default_device, set_default_stream, synchronize, with_device, with_stream};
+pub use stream::{
+    Stream, default_device, default_stream, set_default_device, set_default_stream, synchronize, with_device,
+    with_stream,
+};
 pub use transforms::*;
 pub use tree::{Freeze, Tree};

@@ -7,6 +7,8 @@ mod compile;
 mod custom;
 #[path = "transforms_/differences.rs"]
 mod differences;
+#[path = "transforms_/edges.rs"]
+mod edges;
 #[path = "transforms_/export.rs"]
 mod export;
 #[path = "transforms_/frozen.rs"]

@@ -230,7 +230,10 @@ impl KvBuffers {
         self.values.update_axis(2, slot..slot + 1, &v.expand_dims(2));
         let at = crate::arange(0, t, 1, Some(Dtype::Int32)).reshape([1, t]);
         let first = a.window.map_or(0, |w| slot + 1 - w);
-        let seen = at.less_equal(slot).logical_and(at.greater_equal(first)).logical_and(at.greater_equal(starts.expand_dims(1)));
+        let seen = at
+            .less_equal(slot)
+            .logical_and(at.greater_equal(first))
+            .logical_and(at.greater_equal(starts.expand_dims(1)));
         let seen = seen.reshape([b, 1, 1, t]);
         let q = q.astype(dtype).expand_dims(2);
         let o = match a.softcap {

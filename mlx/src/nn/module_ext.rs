@@ -146,12 +146,21 @@ pub trait ModuleExt: Module {
         self.apply(|_, a| if a.dtype().is_inexact() { a.astype(dtype) } else { a.clone() });
     }
 
-    /// Reads parameters from a safetensors (or npz) file.
+    /// Reads parameters from a safetensors (or npz) file; without `strict`, names that only one side has are left out.
     ///
     /// # Errors
-    /// If the file is not readable, and as [`update`](Self::update).
+    /// If the file is not readable or a shape differs; with `strict` also if a name is unknown or missing.
     fn load_weights(&mut self, path: impl AsRef<std::path::Path>, strict: bool) -> Result<()> {
-        let arrays = crate::io::load(path)?.into_arrays()?;
+        let mut arrays = crate::io::load(path)?.into_arrays()?;
+        if !strict {
+            let mut known = std::collections::BTreeMap::new();
+            self.visit(&mut Path::new(), &mut |name, _| {
+                if let Some((name, a)) = arrays.remove_entry(name) {
+                    known.insert(name, a);
+                }
+            });
+            arrays = known;
+        }
         self.update(arrays, strict)
     }
 

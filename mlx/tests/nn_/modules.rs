@@ -138,6 +138,14 @@ fn weights_survive_a_safetensors_file() {
     for ((name, a), (_, b)) in m.parameters().iter().zip(other.parameters()) {
         assert_eq!((a.to_bytes().unwrap(), a.dtype()), (b.to_bytes().unwrap(), b.dtype()), "{name}");
     }
+    // a file with one name too many and all others missing
+    let part = dir.path().join("part.safetensors");
+    mx::io::save_arrays(&part, [("weight", &array!([[5.0]])), ("unknown", &array!([1.0]))]).unwrap();
+    assert!(other.load_weights(&part, true).unwrap_err().to_string().contains("unknown"));
+    other.load_weights(&part, false).unwrap();
+    assert_eq!(other.inner.weight().item::<f32>().unwrap(), 5.0);
+    mx::io::save_arrays(&part, [("weight", &array!([5.0, 6.0]))]).unwrap();
+    assert!(other.load_weights(&part, false).unwrap_err().to_string().contains("[2]"));
     let e = m.load_weights(dir.path().join("none.safetensors"), true).unwrap_err().to_string();
     assert!(e.contains("none.safetensors"), "{e}");
     assert!(mx::io::load(dir.path().join("w.bin")).is_err());
