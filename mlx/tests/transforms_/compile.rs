@@ -145,3 +145,28 @@ fn functions_made_and_dropped_in_turn_never_see_each_others_traces() {
         assert_eq!(f.call(&array!(2)).item::<i32>().unwrap(), 2 * i);
     }
 }
+
+#[test]
+fn a_cpu_build_compiles_without_the_systems_compiler_and_files() {
+    // MLX's fusion for the CPU runs g++ in the temporary folder and loads what it finds there
+    if std::env::var_os("MLX_TEST_CHILD").is_some() {
+        let f = mx::compile(|x: &Array| (x * 2.0 + 1.0).exp().log() - 1.0);
+        assert_eq!(f.call(&array!([1.0, 2.0])).shape(), [2]);
+        assert!((f.call(&array!([1.0, 2.0])).sum(()).item::<f32>().unwrap() - 6.0).abs() < 1e-4);
+        return;
+    }
+    if mx::cuda_is_available() || mx::metal_is_available() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["compile::a_cpu_build_compiles_without_the_systems_compiler_and_files", "--exact"])
+        .env("MLX_TEST_CHILD", "1")
+        .env("TMPDIR", dir.path())
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
