@@ -6,6 +6,7 @@ mod core_ {
     pub mod indexing;
     pub mod kernels;
     pub mod memory;
+    pub mod names;
     pub mod threads;
     pub mod values;
 }
