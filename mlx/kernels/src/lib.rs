@@ -1,4 +1,21 @@
-//! SIMD CPU kernels for the operations that make up a language model.
+//! SIMD CPU kernels for the operations that make up a language model: products with packed and dense matrices, attention, norms,
+//! rotary embeddings, gated activations, embedding rows.
+//!
+//! Functions take borrowed buffers ([`Floats`], [`FloatsMut`], strided [`View4`]) and check every size before anything runs, so safe
+//! arguments cannot make them read or write outside; buffers from raw pointers come through `unsafe` constructors with their
+//! contract. Each kernel is written once over vectors of an instruction set and chosen by what the processor has ([`Isa`]);
+//! [`plain`] says in f64 loops what each computes and is what tests compare against. The crate's README says more.
+//!
+//! ```
+//! use mlx_kernels::{Matrix, Quantized, matmul};
+//! // two rows of 32 four-bit codes, all 3, scale 0.5, bias -1: every weight is 0.5
+//! let (words, scales, biases) = (vec![0x33u8; 32], vec![0.5f32; 2], vec![-1f32; 2]);
+//! let w: Matrix = Quantized::affine(4, 32, 2, 32, &words, (&scales).into(), (&biases).into())?.into();
+//! let (x, mut y) = (vec![1f32; 32], vec![0f32; 2]);
+//! matmul((&x).into(), 1, &w, None, (&mut y).into())?;
+//! assert_eq!(y, [16.0, 16.0]);
+//! # Ok::<(), mlx_kernels::Error>(())
+//! ```
 
 mod attention;
 mod data;
