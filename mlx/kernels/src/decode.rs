@@ -1,8 +1,8 @@
 //! Rows of a matrix as f32: scales and codes to numbers, and dense rows widened.
 
 use crate::data::{DType, Floats};
-use crate::quant::{Matrix, Quantized, Scales, scale_of};
-use crate::simd::{Simd, widen_row, with_elem};
+use crate::quant::{Matrix, Mode, Quantized, Scales, scale_of};
+use crate::simd::{FP8, Simd, widen_row, with_elem};
 
 /// Widen `n` elements of a buffer from element `from`.
 ///
@@ -13,10 +13,10 @@ pub unsafe fn widen<S: Simd>(src: Floats<'_>, from: usize, n: usize, dst: *mut f
     unsafe { with_elem!(src.dtype(), T => widen_row::<S, T>(src.at(from).cast(), dst, n)) }
 }
 
-/// Scales and biases of `n` groups of row `row` from group `g0`, as f32.
+/// Scales and biases of `n` groups from group `g0` of row `row` on (possibly over several rows), as f32.
 ///
 /// # Safety
-/// The groups are inside the row; `s` and `b` hold n.
+/// The groups are inside the matrix; `s` and `b` hold n.
 #[inline(always)]
 pub unsafe fn group_row<S: Simd>(q: &Quantized<'_>, row: usize, g0: usize, n: usize, s: *mut f32, b: *mut f32) {
     let from = row * q.row_groups() + g0;
@@ -27,10 +27,25 @@ pub unsafe fn group_row<S: Simd>(q: &Quantized<'_>, row: usize, g0: usize, n: us
                 widen::<S>(biases, from, n, b);
             }
             Scales::Bytes(bytes) => {
-                for i in 0..n {
-                    *s.add(i) = scale_of(q.mode, *bytes.as_ptr().add(from + i));
-                    *b.add(i) = 0.0;
+                let src = bytes.as_ptr().add(from);
+                let mut i = 0;
+                while i + S::N <= n {
+                    let v = if q.mode == Mode::Nvfp4 {
+                        S::unpack::<FP8>(src.add(i))
+                    } else {
+                        // the byte is the exponent; 0 means the subnormal 2^-127
+                        let e = S::unpack::<8>(src.add(i));
+                        let least = S::splat(f32::from_bits(0x40_0000));
+                        S::if_less(e, S::splat(0.5), least, S::as_f(S::ishl(S::to_i(e), 23)))
+                    };
+                    S::store(s.add(i), v);
+                    i += S::N;
                 }
+                while i < n {
+                    *s.add(i) = scale_of(q.mode, *src.add(i));
+                    i += 1;
+                }
+                std::slice::from_raw_parts_mut(b, n).fill(0.0);
             }
         }
     }

@@ -9,6 +9,9 @@ use crate::quant::{Matrix, Quantized};
 use crate::scratch::Temp;
 use crate::simd::{Elem, FP4, FP8, Simd, add_row, bits, load_upto, narrow_row, transpose, with_elem};
 
+/// Rows whose scales are widened at a time (a multiple of every R).
+const SPAN: usize = 16;
+
 /// How x is laid out for a GEMV, and how big one row's scratch is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Layout {
@@ -243,30 +246,41 @@ impl Gemv<'_> {
             }
         }
     }
-    /// Walk the rows R at a time with their scales and biases in f32, `prepared.sums_len` apart and zero-padded.
+    /// Walk the rows R at a time, with their scales and biases in f32 a row of groups apart. What is read beyond a row's groups
+    /// belongs to the next row or is zero, and meets zeros.
     #[inline(always)]
     unsafe fn walk<S: Simd, B: Body<MB, R>, const MB: usize, const R: usize>(&self, q: &Quantized<'_>, body: &B) {
         unsafe {
-            let (len, groups) = (self.prepared.sums_len, q.row_groups());
-            let mut temp = Temp::new(2 * R * len + MB * (self.n1 - self.n0));
+            let groups = q.row_groups();
+            let len = SPAN * groups + 32;
+            let mut temp = Temp::new(2 * len + MB * (self.n1 - self.n0));
             let s = temp.ptr();
-            let b = s.add(R * len);
-            let block = b.add(R * len);
-            std::slice::from_raw_parts_mut(s, 2 * R * len).fill(0.0);
+            let b = s.add(len);
+            let block = b.add(len);
             let mut n = self.n0;
             while n < self.n1 {
-                let rows = R.min(self.n1 - n);
-                let mut w = [std::ptr::null(); R];
-                for r in 0..R {
-                    let row = self.row0 + n + r.min(rows - 1);
-                    if r < rows {
-                        group_row::<S>(q, row, 0, groups, s.add(r * len), b.add(r * len));
-                    }
-                    w[r] = q.words.as_ptr().add(row * q.row_bytes());
+                let span = SPAN.min(self.n1 - n);
+                group_row::<S>(q, self.row0 + n, 0, span * groups, s, b);
+                for t in [s, b] {
+                    std::slice::from_raw_parts_mut(t.add(span * groups), 32).fill(0.0);
                 }
-                let y = body.rows::<S>(w, s, b);
-                self.keep(block, n, rows, y);
-                n += rows;
+                let mut i = 0;
+                while i < span {
+                    let rows = R.min(span - i);
+                    let mut w = [std::ptr::null(); R];
+                    let mut sr = [s.cast_const(); R];
+                    let mut br = [b.cast_const(); R];
+                    for r in 0..R {
+                        let row = i + r.min(rows - 1);
+                        w[r] = q.words.as_ptr().add((self.row0 + n + row) * q.row_bytes());
+                        sr[r] = s.add(row * groups);
+                        br[r] = b.add(row * groups);
+                    }
+                    let y = body.rows::<S>(w, sr, br);
+                    self.keep(block, n + i, rows, y);
+                    i += rows;
+                }
+                n += span;
             }
             self.finish::<S>(block);
         }
@@ -276,12 +290,11 @@ impl Gemv<'_> {
     unsafe fn close<S: Simd, const MB: usize, const R: usize>(
         &self,
         acc: [[S::F; R]; MB],
-        b: *const f32,
+        b: [*const f32; R],
         xs: [*const f32; MB],
         groups: usize,
     ) -> [[f32; R]; MB] {
         unsafe {
-            let len = self.prepared.sums_len;
             let mut y = [[0f32; R]; MB];
             for m in 0..MB {
                 let sums = xs[m].add(self.prepared.x_len);
@@ -289,7 +302,7 @@ impl Gemv<'_> {
                     let mut a = acc[m][r];
                     let mut g = 0;
                     while g < groups {
-                        a = S::fma(S::load(b.add(r * len + g)), S::load(sums.add(g)), a);
+                        a = S::fma(S::load(b[r].add(g)), S::load(sums.add(g)), a);
                         g += S::N;
                     }
                     y[m][r] = S::sum(a);
@@ -302,7 +315,7 @@ impl Gemv<'_> {
 
 /// The product of R packed rows with MB rows of x.
 trait Body<const MB: usize, const R: usize> {
-    unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: *const f32, b: *const f32) -> [[f32; R]; MB];
+    unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: [*const f32; R], b: [*const f32; R]) -> [[f32; R]; MB];
 }
 
 /// Codes of 2, 4 or 8 bits: lane l of a vector of words meets slot i of word l by a mask (by a table for small floats).
@@ -318,14 +331,14 @@ impl<const CODE: u32, const MB: usize, const R: usize> Kernel for Slots<'_, CODE
 
 impl<const CODE: u32, const MB: usize, const R: usize> Body<MB, R> for Slots<'_, CODE, MB, R> {
     #[inline(always)]
-    unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: *const f32, b: *const f32) -> [[f32; R]; MB] {
+    unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: [*const f32; R], b: [*const f32; R]) -> [[f32; R]; MB] {
         let (g, q) = (self.0, self.1);
         unsafe {
             let width = bits(CODE);
             let per = 32 / width;
             let words = q.cols / per;
             let group_words = q.mode.group() / per;
-            let (len, xs) = (g.prepared.sums_len, g.xs::<MB>());
+            let xs = g.xs::<MB>();
             let stride = q.row_bytes();
             {
                 let mut acc = [[S::splat(0.0); R]; MB];
@@ -358,7 +371,7 @@ impl<const CODE: u32, const MB: usize, const R: usize> Body<MB, R> for Slots<'_,
                         }
                     }
                     for r in 0..R {
-                        let sv = S::spread(s.add(r * len + at / group_words), group_words);
+                        let sv = S::spread(s[r].add(at / group_words), group_words);
                         for m in 0..MB {
                             acc[m][r] = S::fma(sums[m][r], sv, acc[m][r]);
                         }
@@ -385,7 +398,7 @@ impl<const FLOAT: bool, const MB: usize, const R: usize> Kernel for Nibbles<'_, 
 
 impl<const FLOAT: bool, const MB: usize, const R: usize> Body<MB, R> for Nibbles<'_, FLOAT, MB, R> {
     #[inline(always)]
-    unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: *const f32, b: *const f32) -> [[f32; R]; MB] {
+    unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: [*const f32; R], b: [*const f32; R]) -> [[f32; R]; MB] {
         let (g, q) = (self.0, self.1);
         if const { !S::DOTS_BF16 } {
             return [[0.0; R]; MB]; // `Prepared::new` chooses this layout only with the instruction
@@ -393,7 +406,7 @@ impl<const FLOAT: bool, const MB: usize, const R: usize> Body<MB, R> for Nibbles
         unsafe {
             let words = q.cols / 8;
             let group_words = q.mode.group() / 8;
-            let (len, xs) = (g.prepared.sums_len, g.xs::<MB>());
+            let xs = g.xs::<MB>();
             let stride = q.row_bytes();
             {
                 let mut acc = [[S::splat(0.0); R]; MB];
@@ -421,7 +434,7 @@ impl<const FLOAT: bool, const MB: usize, const R: usize> Body<MB, R> for Nibbles
                         }
                     }
                     for r in 0..R {
-                        let sv = S::spread(s.add(r * len + at / group_words), group_words);
+                        let sv = S::spread(s[r].add(at / group_words), group_words);
                         for m in 0..MB {
                             acc[m][r] = S::fma(sums[m][r], sv, acc[m][r]);
                         }
@@ -447,12 +460,12 @@ impl<const CODE: u32, const MB: usize, const R: usize> Kernel for Codes<'_, CODE
 
 impl<const CODE: u32, const MB: usize, const R: usize> Body<MB, R> for Codes<'_, CODE, MB, R> {
     #[inline(always)]
-    unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: *const f32, b: *const f32) -> [[f32; R]; MB] {
+    unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: [*const f32; R], b: [*const f32; R]) -> [[f32; R]; MB] {
         let (g, q) = (self.0, self.1);
         unsafe {
             let (group, groups) = (q.mode.group(), q.row_groups());
             let step = bits(CODE) * S::N / 8;
-            let (len, xs) = (g.prepared.sums_len, g.xs::<MB>());
+            let xs = g.xs::<MB>();
             let stride = q.row_bytes();
             let mut w = w;
             {
@@ -476,7 +489,7 @@ impl<const CODE: u32, const MB: usize, const R: usize> Body<MB, R> for Codes<'_,
                     }
                     for r in 0..R {
                         S::prefetch(w[r].wrapping_add(R * stride));
-                        let sv = S::splat(*s.add(r * len + gi));
+                        let sv = S::splat(*s[r].add(gi));
                         for m in 0..MB {
                             acc[m][r] = S::fma(sums[m][r], sv, acc[m][r]);
                         }

@@ -278,7 +278,10 @@ impl Call<'_> {
     }
 
     fn tall_tasks(&self, g: &Group, first: usize, panel_rows: usize, tasks: &mut Vec<Task>) {
-        let cols = block_cols(self.isa);
+        let mut cols = block_cols(self.isa);
+        if self.isa.has_tiles() {
+            cols *= (self.n.div_ceil(cols) / (3 * threads())).clamp(1, 4);
+        }
         let panels = (g.end - g.start).div_ceil(panel_rows);
         // w is decoded once per piece, so rows are cut only when there are too few blocks for the threads, and then into big pieces
         let want = (4 * threads()).div_ceil(self.n.div_ceil(cols));

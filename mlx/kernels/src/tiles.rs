@@ -12,7 +12,7 @@ use crate::quant::{Matrix, Mode};
 use crate::scratch::Temp;
 use crate::simd::{Simd, add_row, narrow_row, transpose, with_elem};
 
-/// Rows of x in a panel, and columns of the result in a block: two tiles.
+/// Rows of x in a panel, and columns of the result in a block: two tiles each way.
 pub(crate) const SIDE: usize = 32;
 /// Elements along k in a tile.
 const STEP: usize = 32;
@@ -99,7 +99,7 @@ impl Kernel for Pack<'_> {
     }
 }
 
-/// Columns `n0 .. n1` of the result (at most 32) for the rows of some panels.
+/// Columns `n0 .. n1` of the result for the rows of some panels; several blocks of columns share a pass over x.
 pub(crate) struct Gemm<'a> {
     pub w: &'a Matrix<'a>,
     pub x_type: DType,
@@ -123,17 +123,18 @@ impl Kernel for Gemm<'_> {
         unsafe {
             let (m, k, nn) = (self.out_rows.len(), self.w.cols(), self.n1 - self.n0);
             let (tw, tx) = (matrix_terms(self.w), terms(self.x_type));
-            // the planes of w should stay in the first cache
+            // the planes of a block of w should stay in the first cache
             let depth = if tw == 1 { 256 } else { 128 };
-            let panels = m.div_ceil(SIDE);
-            let (c_len, planes) = (panels * SIDE * SIDE, depth / STEP * tw * PLANE);
-            let mut temp = Temp::new(c_len + planes + depth + 64 + SIDE * SIDE + SIDE);
+            let (panels, blocks) = (m.div_ceil(SIDE), nn.div_ceil(SIDE));
+            let (c_len, planes) = (panels * blocks * SIDE * SIDE, depth / STEP * tw * PLANE);
+            let mut temp = Temp::new(c_len + blocks * planes + depth + 64 + SIDE * SIDE + nn);
             let c = temp.ptr();
             let w = c.add(c_len);
-            let row = w.add(planes);
+            let row = w.add(blocks * planes);
             let small = row.add(depth);
             let turned = small.add(64);
-            temp.slice()[..c_len + planes].fill(0.0);
+            let bias = turned.add(SIDE * SIDE);
+            temp.slice()[..c_len + blocks * planes].fill(0.0);
             tile::configure();
             let mut k0 = 0;
             while k0 < k {
@@ -142,33 +143,37 @@ impl Kernel for Gemm<'_> {
                 std::slice::from_raw_parts_mut(row.add(kc), steps * STEP - kc).fill(0.0);
                 for r in 0..nn {
                     matrix_row::<S>(self.w, self.row0 + self.n0 + r, k0, kc, small, row);
+                    let to = w.add(r / SIDE * planes + r % SIDE * STEP / 2);
                     for s in 0..steps {
-                        let dst = w.add(s * tw * PLANE + r * STEP / 2);
-                        cut::<S>(row.add(s * STEP), STEP, tw, dst.cast(), 2 * PLANE);
+                        cut::<S>(row.add(s * STEP), STEP, tw, to.add(s * tw * PLANE).cast(), 2 * PLANE);
                     }
                 }
                 for p in 0..panels {
                     let x = self.x.add((p * k.div_ceil(STEP) + k0 / STEP) * tx * PLANE);
                     let wide = m - p * SIDE > SIDE / 2;
-                    tile::multiply(w, x, steps, tw, tx, c.add(p * SIDE * SIDE), wide);
+                    for b in 0..blocks {
+                        let c = c.add((p * blocks + b) * SIDE * SIDE);
+                        tile::multiply(w.add(b * planes), x, steps, tw, tx, c, wide);
+                    }
                 }
                 k0 += depth;
             }
             tile::release();
             let out = self.out;
-            let bias = turned.add(SIDE * SIDE);
             if let Some((b, from)) = self.bias {
                 widen::<S>(b, from + self.n0, nn, bias);
             }
-            for p in 0..panels {
-                transpose::<S>(c.add(p * SIDE * SIDE).cast(), SIDE, turned.cast(), SIDE, SIDE, SIDE);
+            for (p, b) in (0..panels).flat_map(|p| (0..blocks).map(move |b| (p, b))) {
+                let block = c.add((p * blocks + b) * SIDE * SIDE);
+                transpose::<S>(block.cast(), SIDE, turned.cast(), SIDE, SIDE, SIDE);
+                let cols = SIDE.min(nn - b * SIDE);
                 for (i, to) in self.out_rows[p * SIDE..].iter().take(SIDE).enumerate() {
-                    let at = *to as usize * self.n + self.n0;
+                    let at = *to as usize * self.n + self.n0 + b * SIDE;
                     let src = turned.add(i * SIDE);
                     if self.bias.is_some() {
-                        add_row::<S>(src, bias, nn);
+                        add_row::<S>(src, bias.add(b * SIDE), cols);
                     }
-                    with_elem!(out.dtype, T => narrow_row::<S, T>(src, out.at(at).cast(), nn));
+                    with_elem!(out.dtype, T => narrow_row::<S, T>(src, out.at(at).cast(), cols));
                 }
             }
         }

@@ -201,10 +201,10 @@ impl<const DOT: bool> Simd for Avx512<DOT> {
                 6 => _mm512_cvtepi32_ps(lanes::<6>(p)),
                 FP4 => Self::fp4(lanes::<4>(p)),
                 FP8 => {
-                    // sign and magnitude land in the sign and the top of the exponent and mantissa, 2^120 too small
-                    let v = _mm512_slli_epi32(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())), 20);
-                    let v = _mm512_and_si512(v, _mm512_set1_epi32(0x87f0_0000_u32 as i32));
-                    _mm512_mul_ps(_mm512_castsi512_ps(v), _mm512_set1_ps(f32::from_bits(247 << 23)))
+                    // as f16: the sign, a cleared bit, the magnitude seven bits up; 256 too small
+                    let v = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())), 7);
+                    let v = _mm256_and_si256(v, _mm256_set1_epi16(0xbfff_u16 as i16));
+                    _mm512_mul_ps(_mm512_cvtph_ps(v), _mm512_set1_ps(256.0))
                 }
                 _ => {
                     debug_assert!(bits(CODE) == 8);
