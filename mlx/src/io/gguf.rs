@@ -1,9 +1,9 @@
 //! GGUF: tensors and metadata of llama.cpp's files, read and written here; MLX's C reader crashes on broken ones.
 //!
 //! Quantised tensors of the types Q4_0, Q4_1 and Q8_0 come as MLX's packed weights (`<name>.weight`, `.scales`,
-//! `.biases`), as in Python. Of the other block types (k-quants and later) only the crate `mlx-lm` makes weights.
+//! `.biases`), as in Python; other block types become float16. The crate `mlx-lm` keeps more of them packed.
 
-use super::at;
+use super::{at, gguf_blocks};
 use crate::error::{Error, Result};
 use crate::{Array, Dtype};
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ const PLAIN: [(u32, Dtype); 8] = [
 /// Reads a GGUF file (`mx.load("x.gguf", return_metadata=True)`).
 ///
 /// # Errors
-/// If the file is not a whole GGUF file, or has tensors of a block type that is not read here.
+/// If the file is not a whole GGUF file, or has tensors of a type that is not known.
 pub fn load_gguf(path: impl AsRef<Path>) -> Result<Gguf> {
     let path = path.as_ref();
     let file = File::open(path).map_err(|e| Error::file(path, e.to_string()))?;
@@ -136,8 +136,8 @@ fn stored_bytes(kind: u32, shape: &[i32]) -> Result<u64, String> {
     if let Some((_, dtype)) = PLAIN.iter().find(|(k, _)| *k == kind) {
         return elements.checked_mul(dtype.size() as u64).ok_or_else(|| "too large".into());
     }
-    let Some((width, bytes)) = block(kind) else {
-        return Err(format!("block type {kind} is not read here (mlx-lm reads it)"));
+    let Some((width, bytes)) = block(kind).or(gguf_blocks::size(kind)) else {
+        return Err(format!("type {kind} is not known"));
     };
     match shape.last() {
         Some(&n) if (n as u64).is_multiple_of(width) => {
@@ -152,7 +152,12 @@ fn decode(kind: u32, shape: &[i32], data: &[u8]) -> Result<Vec<(&'static str, Ar
     if let Some((_, dtype)) = PLAIN.iter().find(|(k, _)| *k == kind) {
         return Ok(vec![("", Array::try_from_bytes(data, shape, *dtype)?)]);
     }
-    let Some((_, bytes)) = block(kind) else { return Err(bad(format!("gguf: block type {kind}"))) };
+    if let Some((_, bytes)) = gguf_blocks::size(kind) {
+        let blocks = data.chunks_exact(bytes as usize).flat_map(|b| gguf_blocks::decode(kind, b));
+        let half: Vec<u8> = blocks.flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect();
+        return Ok(vec![("", Array::try_from_bytes(&half, shape, Dtype::Float16)?)]);
+    }
+    let Some((_, bytes)) = block(kind) else { return Err(bad(format!("gguf: type {kind}"))) };
     let (mut words, mut scales, mut biases) = (Vec::new(), Vec::new(), Vec::new());
     let f16 = |b: &[u8]| half::f16::from_le_bytes([b[0], b[1]]);
     for b in data.chunks_exact(bytes as usize) {

@@ -15,6 +15,7 @@
 //! ```
 
 mod gguf;
+mod gguf_blocks;
 mod npy;
 mod safetensors;
 

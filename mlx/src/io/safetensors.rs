@@ -88,6 +88,10 @@ fn parse_header(bytes: &[u8], data: u64) -> Result<Header> {
     let mut out = Header { tensors: Vec::new(), metadata: BTreeMap::new() };
     for (name, value) in header {
         if name == "__metadata__" {
+            // Python's MLX writes null where there is none
+            if value.is_null() {
+                continue;
+            }
             let strings = value.as_object().ok_or_else(|| bad("__metadata__ is not an object".into()))?;
             for (key, text) in strings {
                 let text = text.as_str().ok_or_else(|| bad(format!("metadata {key} is not a string")))?;

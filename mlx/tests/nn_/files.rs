@@ -113,8 +113,74 @@ fn packed_gguf_blocks_become_affine_weights() {
         let w = mx::dequantize(&tensors["t.weight"], &tensors["t.scales"], Some(&tensors["t.biases"]), q, None);
         assert_eq!(w.to_vec::<f32>().unwrap(), expected, "type {kind}");
     }
-    let e = io::read_gguf(&mut Cursor::new(gguf(12, &[256, 1], &[0; 144]))).unwrap_err().to_string();
-    assert!(e.contains("t.weight") && e.contains("block type 12"), "{e}");
+    let e = io::read_gguf(&mut Cursor::new(gguf(19, &[256, 1], &[0; 144]))).unwrap_err().to_string();
+    assert!(e.contains("t.weight") && e.contains("type 19"), "{e}");
+}
+
+#[test]
+fn other_gguf_blocks_become_dense_numbers_as_in_python() {
+    // random blocks of Q6_K, and what Python made of them; of Q2_K and Q4_K it makes something else than llama.cpp
+    let (found, _) = io::load_gguf(data("blocks.gguf")).unwrap();
+    let (expected, _) = io::load_safetensors(data("blocks.safetensors")).unwrap();
+    let (name, e) = ("t14.weight", &expected["t14.weight"]);
+    assert_eq!((found[name].shape(), found[name].dtype()), (e.shape(), Dtype::Float16));
+    crate::assert_close(&found[name].astype(Dtype::Float32), &e.astype(Dtype::Float32), 2e-3);
+
+    // the others from numbers put into blocks by hand
+    let read = |kind: u32, n: u64, block: &[u8]| {
+        let (t, _) = io::read_gguf(&mut Cursor::new(gguf(kind, &[n, 1], block))).unwrap();
+        t["t.weight"].to_vec::<f32>().unwrap()
+    };
+    let d = half::f16::from_f32(0.5).to_le_bytes();
+    let m = half::f16::from_f32(-3.0).to_le_bytes();
+    let codes: Vec<u8> = (0..32u32).map(|i| ((i * 11 + 5) % 32) as u8).collect();
+    let packed: Vec<u8> = (0..16).map(|j| codes[j] & 15 | (codes[j + 16] & 15) << 4).collect();
+    let fifth = (0..32).fold(0u32, |bits, i| bits | u32::from(codes[i] >> 4) << i).to_le_bytes();
+    let q5_0: Vec<u8> = d.iter().chain(&fifth).chain(&packed).copied().collect();
+    assert_eq!(read(6, 32, &q5_0), codes.iter().map(|&c| 0.5 * (f32::from(c) - 16.0)).collect::<Vec<_>>());
+    let q5_1: Vec<u8> = d.iter().chain(&m).chain(&fifth).chain(&packed).copied().collect();
+    assert_eq!(read(7, 32, &q5_1), codes.iter().map(|&c| 0.5 * f32::from(c) - 3.0).collect::<Vec<_>>());
+    let mut fp4 = vec![129];
+    fp4.extend((0..16).map(|j| (j % 8) | (8 + j % 8) << 4));
+    let halves = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0];
+    let value = |i: usize| if i < 16 { 2.0 * halves[i % 8] } else { -2.0 * halves[i % 8] };
+    assert_eq!(read(39, 32, &fp4), (0..32).map(value).collect::<Vec<f32>>());
+    let mut iq4 = d.to_vec();
+    iq4.extend((0..16).map(|j| j | (15 - j) << 4));
+    let v = read(20, 32, &iq4);
+    assert_eq!((v[0], v[15], v[16], v[31]), (-63.5, 56.5, 56.5, -63.5));
+    // Q4_K: part k has scale k + 1, codes 1 in even parts and 2 in odd ones
+    let mut plain: Vec<u8> = d.iter().copied().chain([0; 2]).chain([1, 2, 3, 4, 0, 0, 0, 0, 5, 6, 7, 8]).collect();
+    plain.extend([0x21; 128]);
+    let v = read(12, 256, &plain);
+    (0..8).for_each(|k| assert_eq!(v[32 * k + 3], 0.5 * (k + 1) as f32 * (1 + k % 2) as f32, "part {k}"));
+    // Q5_K with all fifth bits set: 16 scales above Q4_K
+    let q4_k = &std::fs::read(data("blocks.gguf")).unwrap();
+    let at = q4_k.len() - 2 * 210 - 28 - 2 * 144;
+    let block = &q4_k[at..at + 144];
+    let q5_k: Vec<u8> = block[..16].iter().copied().chain([0; 32]).chain(block[16..].iter().copied()).collect();
+    let low = read(12, 256, block);
+    assert_eq!(read(13, 256, &q5_k), low);
+    let mut high = q5_k.clone();
+    high[16..48].fill(0xff);
+    let scale = f32::from(block[4] & 63) * half::f16::from_le_bytes([block[0], block[1]]).to_f32();
+    assert!((read(13, 256, &high)[0] - low[0] - 16.0 * scale).abs() < 1e-2);
+    // Q2_K: scale g + 1 and minimum g of each 16, codes 2: 0.5 * 2 (g + 1) - 0.25 g
+    let mut q2_k: Vec<u8> = (0..16).map(|g| if g < 15 { g + 1 | g << 4 } else { 0 }).collect();
+    q2_k.extend([0xaa; 64]);
+    q2_k.extend(d);
+    q2_k.extend(half::f16::from_f32(0.25).to_le_bytes());
+    let v = read(10, 256, &q2_k);
+    (0..15).for_each(|g| assert_eq!(v[16 * g + 7], (g + 1) as f32 - 0.25 * g as f32, "part {g}"));
+    // Q3_K: every scale 33 - 32, codes 3, no high bit: 1 * (3 - 4)
+    let mut q3_k = vec![0; 32];
+    q3_k.extend([0xff; 64]);
+    q3_k.extend([0x11; 8]);
+    q3_k.extend([0xaa; 4]);
+    q3_k.extend(half::f16::from_f32(1.0).to_le_bytes());
+    assert_eq!(read(11, 256, &q3_k), vec![-1.0; 256]);
+    q3_k[..32].fill(0xff);
+    assert_eq!(read(11, 256, &q3_k), vec![3.0; 256]);
 }
 
 /// A file of one tensor.
