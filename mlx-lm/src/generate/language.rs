@@ -104,6 +104,14 @@ impl LanguageModel {
         self.model.decoder.caches()
     }
 
+    /// As [`caches`](Self::caches), keeping at most `max` tokens per layer (`max_kv_size`).
+    pub fn caches_limited(&self, max: Option<i32>) -> Result<Caches> {
+        match max {
+            Some(max) => self.model.decoder.caches_limited(max),
+            None => self.caches(),
+        }
+    }
+
     /// Ids of a plain text, with what the tokenizer adds by itself unless the text already starts with it.
     pub fn text_ids(&self, text: &str) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer()?;

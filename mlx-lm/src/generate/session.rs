@@ -13,6 +13,7 @@ pub struct Session<'m> {
     messages: Vec<Message>,
     /// Options of the chat template.
     pub template: RenderOptions,
+    max_kv_size: Option<i32>,
     caches: Caches,
     /// The ids that `caches` holds.
     held: Vec<u32>,
@@ -21,8 +22,14 @@ pub struct Session<'m> {
 impl<'m> Session<'m> {
     /// A new conversation, with what the model is told before it.
     pub fn new(lm: &'m LanguageModel, system: Option<&str>) -> Result<Self> {
+        Self::limited(lm, system, None)
+    }
+
+    /// As [`new`](Self::new), with caches that keep at most `max_kv_size` tokens per layer.
+    pub fn limited(lm: &'m LanguageModel, system: Option<&str>, max_kv_size: Option<i32>) -> Result<Self> {
         let messages = system.map(Message::system).into_iter().collect();
-        Ok(Session { lm, messages, template: RenderOptions::default(), caches: lm.caches()?, held: vec![] })
+        let caches = lm.caches_limited(max_kv_size)?;
+        Ok(Session { lm, messages, template: RenderOptions::default(), max_kv_size, caches, held: vec![] })
     }
 
     /// Forgets all turns but the system's.
@@ -42,7 +49,7 @@ impl<'m> Session<'m> {
     }
 
     fn forget(&mut self) -> Result<()> {
-        self.caches = self.lm.caches()?;
+        self.caches = self.lm.caches_limited(self.max_kv_size)?;
         self.held.clear();
         Ok(())
     }

@@ -95,6 +95,8 @@ fn requests_that_cannot_be_served_are_told() {
     ask(&["--prompt-ids", "1", "--temp", "-1"], &["temperature"]);
     ask(&["--prompt-ids", "1", "--temp", "1", "--top-k", "199"], &["top_k"]);
     ask(&["--prompt-ids", "1", "--stop", "x"], &["tokenizer"]);
+    ask(&["--prompt-ids", "1,2", "--max-kv-size", "0"], &["max_kv_size"]);
+    ask(&["--prompt-ids", "1,2", "--kv-bits", "7", "--quantized-kv-start", "0"], &["7"]);
     run(&["generate", "--model", "/no/such/model"]).fails_with(&["/no/such/model"]);
     run(&["generate", "--model", "no-such/model"]).fails_with(&["no-such/model", "HF_HUB_OFFLINE"]);
     toy.run("perplexity", &["--ids-file", "/no/such/file"]).fails_with(&["/no/such/file"]);

@@ -4,6 +4,7 @@ use crate::ui::Wait;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use mlx::Device;
+use mlx_lm::cache::KvQuant;
 use mlx_lm::decoder::LoadOptions;
 use mlx_lm::generate::{Processors, Sampler};
 use mlx_lm::{LanguageModel, hub};
@@ -124,6 +125,29 @@ impl SampleArgs {
             frequency_penalty: self.frequency_penalty,
             frequency_context: context,
         }
+    }
+}
+
+/// What is kept of earlier tokens.
+#[derive(Args)]
+pub struct CacheArgs {
+    /// Keep at most this many tokens per layer, the first four for ever.
+    #[arg(long)]
+    pub max_kv_size: Option<i32>,
+    /// Pack keys and values into this many bits.
+    #[arg(long)]
+    pub kv_bits: Option<i32>,
+    /// Values that share a scale in packed keys and values.
+    #[arg(long, default_value_t = 64)]
+    pub kv_group_size: i32,
+    /// Pack once so many tokens are kept.
+    #[arg(long, default_value_t = 5000)]
+    pub quantized_kv_start: i32,
+}
+
+impl CacheArgs {
+    pub fn quant(&self) -> Option<KvQuant> {
+        self.kv_bits.map(|bits| KvQuant { bits, group_size: self.kv_group_size, start: self.quantized_kv_start })
     }
 }
 

@@ -1,6 +1,6 @@
 //! `mlx-lm chat`: a conversation on the terminal, with line editing and history.
 
-use crate::args::{ModelArgs, SampleArgs};
+use crate::args::{CacheArgs, ModelArgs, SampleArgs};
 use crate::ui::{self, CtrlC, Wait};
 use anyhow::{Context, Result};
 use mlx_lm::StreamOptions;
@@ -16,6 +16,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     sample: SampleArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// What the model is told before the conversation.
     #[arg(long)]
     system_prompt: Option<String>,
@@ -40,7 +42,7 @@ pub fn run(args: Args) -> Result<()> {
     ui::catch_ctrl_c()?;
     let lm = args.model.load()?;
     lm.tokenizer()?;
-    let mut session = Session::new(&lm, args.system_prompt.as_deref())?;
+    let mut session = Session::limited(&lm, args.system_prompt.as_deref(), args.cache.max_kv_size)?;
     ui::line(format_args!("[INFO] Starting chat session with {}.\n{HELP}", args.model.model))?;
     let mut lines = Lines::open()?;
     while let Some(line) = lines.next()? {
@@ -71,6 +73,7 @@ fn answer(args: &Args, session: &mut Session<'_>, line: &str, lm: &mlx_lm::Langu
             sampler: args.sample.sampler(lm),
             processors: if processors.is_empty() { vec![] } else { vec![Box::new(processors) as Box<dyn Processor>] },
             prefill_step: args.prefill_step_size,
+            kv_quant: args.cache.quant(),
             progress: Some(Box::new(move |done, total| wait.at(done, total))),
             ..TokenOptions::default()
         },

@@ -1,10 +1,10 @@
 //! `mlx-lm generate`: answers one prompt.
 
-use crate::args::{ModelArgs, SampleArgs, ids};
+use crate::args::{CacheArgs, ModelArgs, SampleArgs, ids};
 use crate::ui::{self, CtrlC, Wait};
 use anyhow::{Context, Result, bail};
 use clap::ArgAction;
-use mlx_lm::cache::{KvQuant, PromptCache};
+use mlx_lm::cache::PromptCache;
 use mlx_lm::chat::{Message, RenderOptions};
 use mlx_lm::generate::{Processor, Stats, TokenOptions};
 use mlx_lm::{LanguageModel, StreamOptions};
@@ -32,6 +32,8 @@ pub struct Args {
     max_tokens: usize,
     #[command(flatten)]
     sample: SampleArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Text that ends the answer; may be given several times.
     #[arg(long)]
     stop: Vec<String>,
@@ -50,18 +52,6 @@ pub struct Args {
     /// Prompt tokens that are processed at once.
     #[arg(long, default_value_t = 2048)]
     prefill_step_size: usize,
-    /// Keep at most this many tokens per layer, the first four of them for ever.
-    #[arg(long, value_name = "TOKENS")]
-    max_kv_size: Option<i32>,
-    /// Pack keys and values to this many bits.
-    #[arg(long, value_name = "BITS")]
-    kv_bits: Option<i32>,
-    /// Group size of packed keys and values.
-    #[arg(long, default_value_t = 64)]
-    kv_group_size: i32,
-    /// Tokens from which on keys and values are packed.
-    #[arg(long, default_value_t = 5000)]
-    quantized_kv_start: i32,
     /// Go on from a prompt that `cache-prompt` saved.
     #[arg(long, value_name = "FILE")]
     prompt_cache_file: Option<std::path::PathBuf>,
@@ -109,11 +99,7 @@ pub fn run(args: Args) -> Result<()> {
             sampler: args.sample.sampler(&lm),
             processors: if processors.is_empty() { vec![] } else { vec![Box::new(processors) as Box<dyn Processor>] },
             prefill_step: args.prefill_step_size,
-            kv_quant: args.kv_bits.map(|bits| KvQuant {
-                bits,
-                group_size: args.kv_group_size,
-                start: args.quantized_kv_start,
-            }),
+            kv_quant: args.cache.quant(),
             logprobs: args.json,
             progress: Some(Box::new(move |done, total| wait.at(done, total))),
         },
@@ -129,10 +115,9 @@ pub fn run(args: Args) -> Result<()> {
         stats: Stats::default(),
         load_seconds: lm.load_time.as_secs_f64(),
     };
-    let mut caches = match (&args.prompt_cache_file, args.max_kv_size) {
-        (Some(file), _) => PromptCache::load(file)?.caches,
-        (None, Some(max)) => lm.model.decoder.caches_limited(max)?,
-        (None, None) => lm.caches()?,
+    let mut caches = match &args.prompt_cache_file {
+        Some(file) => PromptCache::load(file)?.caches,
+        None => lm.caches_limited(args.cache.max_kv_size)?,
     };
     let stream = lm.stream(&report.prompt_ids, &mut caches, options)?;
     if shown {
