@@ -32,7 +32,18 @@ fn unpacked(path: PathBuf) -> Json {
 fn records() -> BTreeMap<String, usize> {
     let mut count = BTreeMap::new();
     let areas = [
-        "ops", "indexing", "fast", "linalg", "fft", "random", "quantized", "dtypes", "nn", "losses", "optim", "transforms",
+        "ops",
+        "indexing",
+        "fast",
+        "linalg",
+        "fft",
+        "random",
+        "quantized",
+        "dtypes",
+        "nn",
+        "losses",
+        "optim",
+        "transforms",
     ];
     for area in areas {
         let json = unpacked(root().join(format!("tests/data/conformance/{area}.json.gz")));
@@ -94,7 +105,8 @@ struct Row {
 }
 
 fn rows() -> Vec<Row> {
-    let (names, records, exceptions) = (unpacked(root().join("tests/data/python-api.json.gz")), records(), exceptions());
+    let (names, records, exceptions) =
+        (unpacked(root().join("tests/data/python-api.json.gz")), records(), exceptions());
     let mut used = BTreeSet::new();
     let mut rows = Vec::new();
     for module in names["modules"].as_array().unwrap() {
@@ -108,7 +120,12 @@ fn rows() -> Vec<Row> {
             let (key, mut entry) = exact.or(any).unwrap_or_default();
             used.insert(key);
             if entry.items.is_empty() && entry.proof.is_empty() && !reason.is_empty() {
-                rows.push(Row { python, items: "—".into(), proof: "—".into(), note: format!("not portable: {reason}") });
+                rows.push(Row {
+                    python,
+                    items: "—".into(),
+                    proof: "—".into(),
+                    note: format!("not portable: {reason}"),
+                });
                 continue;
             }
             if entry.items.is_empty() {
@@ -171,7 +188,9 @@ fn table(rows: &[Row]) -> String {
 }
 
 fn items_file(rows: &[Row]) -> String {
-    let mut out = String::from("//! Written by the parity test: the compiler checks that these items exist.\n\nuse mlx as mx;\n\n");
+    let mut out = String::from(
+        "//! Written by the parity test: the compiler checks that these items exist.\n\nuse mlx as mx;\n\n",
+    );
     for path in paths(rows) {
         let _ = writeln!(out, "pub use {path} as _;");
     }
@@ -184,10 +203,8 @@ fn the_table_is_complete_and_up_to_date() {
     let blank = |r: &&Row| r.items.is_empty() || r.proof.is_empty() || r.items == "—" && r.note.len() <= 14;
     let blanks: Vec<&str> = rows.iter().filter(blank).map(|r| r.python.as_str()).collect();
     assert!(blanks.is_empty(), "rows without an item, a proof or a reason: {blanks:?}");
-    let files = [
-        (root().join("../docs/parity.md"), table(&rows)),
-        (root().join("tests/parity_/items.rs"), items_file(&rows)),
-    ];
+    let files =
+        [(root().join("../docs/parity.md"), table(&rows)), (root().join("tests/parity_/items.rs"), items_file(&rows))];
     let update = std::env::var_os("MLX_PARITY_UPDATE").is_some();
     for (path, text) in files {
         if update {

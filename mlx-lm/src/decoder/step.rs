@@ -9,7 +9,7 @@ use std::collections::HashMap;
 /// What surrounds a sublayer that computes a whole branch at once: `x + sublayer(rms_norm(x))`.
 #[derive(Debug, Clone, Copy)]
 pub struct Around<'a> {
-    /// Weight [D] and epsilon of the norm.
+    /// Weight `[D]` and epsilon of the norm.
     pub norm: (&'a Array, f32),
     /// Weights that the next branch reads first.
     pub next: [Option<&'a Array>; 2],

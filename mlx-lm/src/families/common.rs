@@ -1,7 +1,7 @@
 //! Readings of a config that most families share.
 
 use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Branch, Layer, Mlp, Norm, Rope, Spec};
+use crate::blueprint::{Attention, Blueprint, Branch, Layer, Mlp, Norm, Rope, Spec};
 use crate::config::Config;
 use crate::weights::Tensors;
 
@@ -70,16 +70,6 @@ pub fn rope(c: &Config, d: &Dims) -> Result<Rope> {
 /// SwiGLU of the config's width.
 pub fn swiglu(d: &Dims) -> Mlp {
     Mlp::swiglu(d.hidden, d.inner)
-}
-
-/// The config's `key` as an activation.
-pub fn activation(c: &Config, key: &str, default: Activation) -> Result<Activation> {
-    match c.opt_str(key)? {
-        None => Ok(default),
-        Some(name) => {
-            Activation::from_name(name).ok_or_else(|| c.error(key, format!("activation {name:?} is not known")))
-        }
-    }
 }
 
 /// The RMS norm of the config's eps.

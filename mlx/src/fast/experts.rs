@@ -28,7 +28,7 @@ pub struct Routing<'a> {
     pub top: i32,
     pub scores: RouteScores,
     pub weights: RouteWeights,
-    /// float32 [E], added to the scores for the choice only.
+    /// float32 `[E]`, added to the scores for the choice only.
     pub correction: Option<&'a Array>,
     /// Factor on the weights.
     pub scale: f32,

@@ -10,7 +10,8 @@ fn einsum_path_plans_as_python_does() {
     assert_eq!(path.steps, [vec![2, 4], vec![2, 3], vec![1, 2], vec![0, 1]]);
     assert_eq!((path.naive_flops, path.flops), (1_814_400, 23_760));
     assert_eq!((path.naive_scaling, path.scaling), (8, 5));
-    let (a, b, c) = (mx::zeros([2, 3], Dtype::Float32), mx::zeros([3, 4], Dtype::Float32), mx::zeros([4, 5], Dtype::Float32));
+    let (a, b, c) =
+        (mx::zeros([2, 3], Dtype::Float32), mx::zeros([3, 4], Dtype::Float32), mx::zeros([4, 5], Dtype::Float32));
     let path = mx::einsum_path("ab,bc,cd->ad", &[&a, &b, &c]);
     assert_eq!(path.steps, [vec![1, 2], vec![0, 1]]);
     assert_eq!(

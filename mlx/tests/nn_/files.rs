@@ -166,7 +166,7 @@ fn other_gguf_blocks_become_dense_numbers_as_in_python() {
     let scale = f32::from(block[4] & 63) * half::f16::from_le_bytes([block[0], block[1]]).to_f32();
     assert!((read(13, 256, &high)[0] - low[0] - 16.0 * scale).abs() < 1e-2);
     // Q2_K: scale g + 1 and minimum g of each 16, codes 2: 0.5 * 2 (g + 1) - 0.25 g
-    let mut q2_k: Vec<u8> = (0..16).map(|g| if g < 15 { g + 1 | g << 4 } else { 0 }).collect();
+    let mut q2_k: Vec<u8> = (0..16).map(|g| if g < 15 { (g + 1) | (g << 4) } else { 0 }).collect();
     q2_k.extend([0xaa; 64]);
     q2_k.extend(d);
     q2_k.extend(half::f16::from_f32(0.25).to_le_bytes());
