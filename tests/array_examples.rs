@@ -42,3 +42,17 @@ mod run {
         lora_by_hand
     );
 }
+
+// starts processes of itself, so it runs as a program; `cargo test` builds it beside this test
+#[test]
+fn data_parallel() {
+    let exe = std::env::current_exe().unwrap();
+    let program = exe.parent().and_then(|deps| deps.parent()).unwrap().join("examples/data_parallel");
+    if !program.exists() {
+        eprintln!("{} is not built: run `cargo test` without --test", program.display());
+        return;
+    }
+    let out = std::process::Command::new(program).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && text.contains("2 processes"), "{text}{}", String::from_utf8_lossy(&out.stderr));
+}

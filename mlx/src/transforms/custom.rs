@@ -24,7 +24,7 @@ pub fn checkpoint<T: Tree + 'static, R: Tree + 'static>(f: impl Fn(&T) -> R + 's
         let mut res = Closure::null();
         // SAFETY: valid handles
         finish("checkpoint", unsafe { sys::mlx_checkpoint(&mut res.raw, inner.raw) });
-        let leaves = res.apply("checkpoint", &args.leaves());
+        let leaves = res.apply_here("checkpoint", &args.leaves());
         take("checkpoint", &result, leaves)
     }
 }
@@ -148,7 +148,7 @@ impl<T: Tree + 'static, R: Tree + 'static> CustomFunction<T, R> {
             sys::mlx_closure_custom_vmap_free(vmap);
             finish("custom_function", rc);
         }
-        let leaves = res.apply("custom_function", &args.leaves());
+        let leaves = res.apply_here("custom_function", &args.leaves());
         take("custom_function", &outputs, leaves)
     }
 }
