@@ -123,7 +123,7 @@ impl Pool {
         let mut turns = 0u32;
         while u64::from(self.left.load(Acquire)) != entered {
             turns += 1;
-            if turns.is_multiple_of(4096) { std::thread::yield_now() } else { std::hint::spin_loop() }
+            if turns.is_multiple_of(256) { std::thread::yield_now() } else { std::hint::spin_loop() }
         }
         let failed = self.failed.load(Relaxed);
         self.busy.store(false, Release);
