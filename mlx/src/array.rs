@@ -265,6 +265,21 @@ impl Array {
         }
     }
 
+    /// The bytes of an array that is there and laid out row by row, without computing anything.
+    pub(crate) fn available_bytes(&self) -> Option<&[u8]> {
+        let mut contiguous = false;
+        // SAFETY: valid handle and out-pointer
+        unsafe { sys::_mlx_array_is_row_contiguous(&mut contiguous, self.raw) };
+        if !contiguous || !self.is_available() {
+            return None;
+        }
+        // SAFETY: available and row-contiguous, so that `nbytes` bytes lie at the data pointer while the handle lives
+        unsafe {
+            let data = sys::mlx_array_data_uint8(self.raw);
+            (!data.is_null()).then(|| std::slice::from_raw_parts(data, self.nbytes()))
+        }
+    }
+
     /// Address of the graph node: equal for clones.
     pub fn id(&self) -> usize {
         let mut id = 0;

@@ -111,6 +111,18 @@ pub(crate) fn op(
     raise(Error::op(name, with_shapes(take_message(), inputs)))
 }
 
+/// As [`op`] for an op that only shows its operand otherwise: never more elements than that has, so nothing to measure.
+#[track_caller]
+#[inline]
+pub(crate) fn view(name: &str, input: &Array, f: impl FnOnce(*mut sys::mlx_array, sys::mlx_stream) -> c_int) -> Array {
+    let stream = stream::current();
+    let mut res = Array::null();
+    if f(&mut res.raw, stream) == 0 {
+        return res;
+    }
+    raise(Error::op(name, with_shapes(take_message(), &[input])))
+}
+
 /// As [`op`] for ops with several results.
 #[track_caller]
 pub(crate) fn op_many(

@@ -34,7 +34,7 @@ pub(super) struct Plan<'a> {
 }
 
 /// First position, stop in the form that MLX expects, and number of positions of `s` on an axis of `n`.
-fn span(s: Slice, n: i32) -> (i32, i32, i32) {
+pub(super) fn span(s: Slice, n: i32) -> (i32, i32, i32) {
     let wrap = |i: i32| if i < 0 { i.saturating_add(n) } else { i };
     if s.step > 0 {
         let start = s.start.map_or(0, wrap).clamp(0, n);

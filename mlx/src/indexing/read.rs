@@ -1,6 +1,6 @@
 //! Reads: a static slice, then at most one gather, then new axes.
 
-use super::plan::{Dims, Entry, Plan, moved};
+use super::plan::{Dims, Entry, Plan, moved, span};
 use super::{Index, IntoIndices};
 use crate::ffi::{self, VectorArray};
 use crate::{Array, Axes};
@@ -22,11 +22,66 @@ impl Array {
     #[must_use]
     pub fn i<'a>(&self, index: impl IntoIndices<'a>) -> Array {
         let indices = index.into_indices();
+        if let Some(y) = plain(self, &indices) {
+            return y;
+        }
         if indices.iter().all(|i| matches!(i, Index::Ellipsis)) && indices.len() < 2 {
             return self.clone();
         }
         read(self, &Plan::new("index", self, indices))
     }
+}
+
+/// The everyday case without a plan: integers and ranges on the leading axes of an array of few axes, or one index array.
+#[track_caller]
+#[inline]
+fn plain(a: &Array, indices: &[Index<'_>]) -> Option<Array> {
+    const MOST: usize = 6;
+    let shape = a.shape();
+    let rank = shape.len();
+    if rank > MOST || indices.len() > rank || indices.is_empty() {
+        return None;
+    }
+    if let [Index::Array(i)] = indices
+        && i.dtype().is_integer()
+        && shape[0] > 0
+    {
+        let i = crate::ops::safe_indices(i, shape[0]);
+        // SAFETY: valid handles; indices are in range
+        return Some(ffi::op("index", &[a, &i], |res, s| unsafe { sys::mlx_take_axis(res, a.raw, i.raw, 0, s) }));
+    }
+    let (mut start, mut stop, mut step, mut ints) = ([0; MOST], [0; MOST], [1; MOST], [0; MOST]);
+    stop[..rank].copy_from_slice(shape);
+    let mut gone = 0;
+    for (axis, index) in indices.iter().enumerate() {
+        let n = shape[axis];
+        match index {
+            // out of range is for the plan to complain about
+            Index::At(i) => {
+                let at = if *i < 0 { i.wrapping_add(n) } else { *i };
+                if at < 0 || at >= n {
+                    return None;
+                }
+                (start[axis], stop[axis]) = (at, at + 1);
+                ints[gone] = axis as i32;
+                gone += 1;
+            }
+            Index::Slice(s) if s.step > 0 => {
+                let (from, to, count) = span(*s, n);
+                (start[axis], stop[axis], step[axis]) = (from, to, if count == 0 { 1 } else { s.step });
+            }
+            _ => return None,
+        }
+    }
+    // SAFETY: valid handles; pointers and lengths of live arrays, steps are positive
+    let x = ffi::view("index", a, |res, s| unsafe {
+        sys::mlx_slice(res, a.raw, start.as_ptr(), rank, stop.as_ptr(), rank, step.as_ptr(), rank, s)
+    });
+    if gone == 0 {
+        return Some(x);
+    }
+    // SAFETY: valid handles; pointer and length of a live array
+    Some(ffi::view("index", &x, |res, s| unsafe { sys::mlx_squeeze_axes(res, x.raw, ints.as_ptr(), gone, s) }))
 }
 
 /// The static part: slices applied, integer axes gone.
@@ -36,7 +91,7 @@ pub(super) fn sliced(a: &Array, plan: &Plan<'_>) -> Array {
         return a.clone();
     }
     // SAFETY: valid handles; pointers and lengths of live slices, steps are not 0
-    let x = ffi::op("index", &[a], |res, s| unsafe {
+    let x = ffi::view("index", a, |res, s| unsafe {
         sys::mlx_slice(
             res,
             a.raw,

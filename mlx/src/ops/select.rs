@@ -25,6 +25,9 @@ fn check_indices(op: &str, indices: &Array) {
 
 /// Indices made safe for an axis of `n` elements: those out of range are clipped. MLX itself wraps negative ones.
 pub(crate) fn safe_indices(indices: &Array, n: i32) -> Array {
+    if known_inside(indices, n) {
+        return indices.clone();
+    }
     let (first, last) = (-(n as i128), (n as i128 - 1).max(0));
     let (low, high): (i128, i128) = match indices.dtype() {
         Dtype::Uint8 => (0, 255),
@@ -42,6 +45,25 @@ pub(crate) fn safe_indices(indices: &Array, n: i32) -> Array {
         safe = safe.minimum(last);
     }
     safe
+}
+
+/// Whether a few index values lie on the host, to be seen at once: then nothing has to be clipped.
+fn known_inside(indices: &Array, n: i32) -> bool {
+    static HOST: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    let host = HOST.get_or_init(|| !crate::cuda_is_available() && !crate::metal_is_available());
+    if !host || indices.size() > 256 || !indices.is_available() {
+        return false;
+    }
+    let inside = |bytes: &[u8]| match indices.dtype() {
+        Dtype::Int32 => bytes.chunks_exact(4).all(|b| (-n..n).contains(&bytemuck::pod_read_unaligned::<i32>(b))),
+        Dtype::Uint32 => bytes.chunks_exact(4).all(|b| bytemuck::pod_read_unaligned::<u32>(b) < n.max(0) as u32),
+        Dtype::Int64 => {
+            let range = -i64::from(n)..i64::from(n);
+            bytes.chunks_exact(8).all(|b| range.contains(&bytemuck::pod_read_unaligned::<i64>(b)))
+        }
+        _ => false,
+    };
+    indices.available_bytes().is_some_and(inside)
 }
 
 /// Slices of `a` at `indices` along `axis`; `None` over the flat array.

@@ -15,11 +15,11 @@ impl Array {
     #[must_use]
     pub fn reshape(&self, shape: impl Into<Shape>) -> Array {
         let shape = shape.into();
-        if shape.iter().any(|&d| d < -1) || shape.iter().filter(|&&d| d == -1).count() > 1 {
+        if shape.iter().map(|&d| if d >= 0 { 0 } else { 1 + (d < -1) as usize }).sum::<usize>() > 1 {
             refuse("reshape", format!("shape {:?} is not allowed for {:?}", &shape[..], self.shape()));
         }
         // SAFETY: valid handles; pointer and length of a live slice
-        ffi::op("reshape", &[self], |res, s| unsafe { sys::mlx_reshape(res, self.raw, shape.as_ptr(), shape.len(), s) })
+        ffi::view("reshape", self, |res, s| unsafe { sys::mlx_reshape(res, self.raw, shape.as_ptr(), shape.len(), s) })
     }
 
     /// Axes in another order; `()` reverses them.
@@ -28,8 +28,8 @@ impl Array {
     pub fn transpose(&self, axes: impl Into<Axes>) -> Array {
         match axes.into() {
             // SAFETY: valid handles
-            Axes::All => ffi::op("transpose", &[self], |res, s| unsafe { sys::mlx_transpose(res, self.raw, s) }),
-            Axes::Some(axes) => ffi::op("transpose", &[self], |res, s| unsafe {
+            Axes::All => ffi::view("transpose", self, |res, s| unsafe { sys::mlx_transpose(res, self.raw, s) }),
+            Axes::Some(axes) => ffi::view("transpose", self, |res, s| unsafe {
                 sys::mlx_transpose_axes(res, self.raw, axes.as_ptr(), axes.len(), s)
             }),
         }
@@ -46,14 +46,14 @@ impl Array {
     #[must_use]
     pub fn swapaxes(&self, a: i32, b: i32) -> Array {
         // SAFETY: valid handles
-        ffi::op("swapaxes", &[self], |res, s| unsafe { sys::mlx_swapaxes(res, self.raw, a, b, s) })
+        ffi::view("swapaxes", self, |res, s| unsafe { sys::mlx_swapaxes(res, self.raw, a, b, s) })
     }
 
     #[track_caller]
     #[must_use]
     pub fn moveaxis(&self, source: i32, destination: i32) -> Array {
         // SAFETY: valid handles
-        ffi::op("moveaxis", &[self], |res, s| unsafe { sys::mlx_moveaxis(res, self.raw, source, destination, s) })
+        ffi::view("moveaxis", self, |res, s| unsafe { sys::mlx_moveaxis(res, self.raw, source, destination, s) })
     }
 
     /// Merges the axes `start..=end` into one.
@@ -61,7 +61,7 @@ impl Array {
     #[must_use]
     pub fn flatten(&self, start: i32, end: i32) -> Array {
         // SAFETY: valid handles
-        ffi::op("flatten", &[self], |res, s| unsafe { sys::mlx_flatten(res, self.raw, start, end, s) })
+        ffi::view("flatten", self, |res, s| unsafe { sys::mlx_flatten(res, self.raw, start, end, s) })
     }
 
     /// Splits one axis into several; one dimension may be -1.
@@ -73,7 +73,7 @@ impl Array {
             refuse("unflatten", format!("shape {:?} is not allowed", &shape[..]));
         }
         // SAFETY: valid handles; pointer and length of a live slice
-        ffi::op("unflatten", &[self], |res, s| unsafe {
+        ffi::view("unflatten", self, |res, s| unsafe {
             sys::mlx_unflatten(res, self.raw, axis, shape.as_ptr(), shape.len(), s)
         })
     }
@@ -85,7 +85,7 @@ impl Array {
         match axes.into() {
             Axes::All => self.clone(),
             // SAFETY: valid handles
-            Axes::Some(axes) => ffi::op("expand_dims", &[self], |res, s| unsafe {
+            Axes::Some(axes) => ffi::view("expand_dims", self, |res, s| unsafe {
                 sys::mlx_expand_dims_axes(res, self.raw, axes.as_ptr(), axes.len(), s)
             }),
         }
@@ -97,8 +97,8 @@ impl Array {
     pub fn squeeze(&self, axes: impl Into<Axes>) -> Array {
         match axes.into() {
             // SAFETY: valid handles
-            Axes::All => ffi::op("squeeze", &[self], |res, s| unsafe { sys::mlx_squeeze(res, self.raw, s) }),
-            Axes::Some(axes) => ffi::op("squeeze", &[self], |res, s| unsafe {
+            Axes::All => ffi::view("squeeze", self, |res, s| unsafe { sys::mlx_squeeze(res, self.raw, s) }),
+            Axes::Some(axes) => ffi::view("squeeze", self, |res, s| unsafe {
                 sys::mlx_squeeze_axes(res, self.raw, axes.as_ptr(), axes.len(), s)
             }),
         }

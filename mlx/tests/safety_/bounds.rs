@@ -111,3 +111,24 @@ fn strided_views_need_unsafe_and_matching_lists() {
     // SAFETY: refused before anything is read
     assert!(refused(|| unsafe { mx::as_strided(&x, [3, 2], &[1], 0) }).contains("strides"));
 }
+
+#[test]
+fn indices_are_clipped_under_transforms_too() {
+    let x = array!([10.0, 20.0, 30.0]);
+    // values that are known while the function is traced, and values that come later
+    let f = mx::compile(|(x, i): &(Array, Array)| x.i(i).sum(()));
+    for (i, want) in [([0, 1], 30.0), ([99, -99], 40.0), ([-1, 2], 60.0)] {
+        assert_eq!(f.call(&(x.clone(), Array::from(i))).item::<f32>().unwrap(), want);
+    }
+    let rows = mx::vmap(|(x, i): &(Array, Array)| x.i(i));
+    let y = rows(&(mx::stack(&[&x, &x], 0), array!([[0, 99], [-99, -1]])));
+    assert_eq!(y.to_vec::<f32>().unwrap(), [10.0, 30.0, 10.0, 30.0]);
+    let i = array!([99, 0]);
+    let g = mx::grad(move |x: &Array| x.i(&i).sum(()));
+    assert_eq!(g(&x).to_vec::<f32>().unwrap(), [1.0, 0.0, 1.0]);
+    // known and inside, known and outside, not known yet
+    let late = array!([1, 98]) + 1;
+    for (i, want) in [(array!([0, 2]), [10.0, 30.0]), (array!([3, -4]), [30.0, 10.0]), (late, [30.0, 30.0])] {
+        assert_eq!(x.i(&i).to_vec::<f32>().unwrap(), want);
+    }
+}
