@@ -118,7 +118,7 @@ unsafe fn run(isa: Isa, a: &Attention<'_>, out: Out, out_strides: [usize; 4]) {
     let part_keys = s.div_ceil(parts).next_multiple_of(KEYS);
     let dvp = dv.next_multiple_of(2 * isa.lanes());
     let state = per.next_multiple_of(panel_rows(isa)) * (dvp + 2);
-    let mut temp = Temp::new(tasks * parts * state);
+    let mut temp = Temp::new(if parts > 1 { tasks * parts * state } else { 0 });
     let states = Scratch(temp.ptr());
     let job = |i: usize| {
         // the longest tasks (last queries) first
@@ -133,7 +133,7 @@ unsafe fn run(isa: Isa, a: &Attention<'_>, out: Out, out_strides: [usize; 4]) {
             keys: (part * part_keys).min(s)..((part + 1) * part_keys).min(s),
             first: part == 0,
             dvp,
-            state: states.at((i * parts + part) * state),
+            state: if parts > 1 { states.at((i * parts + part) * state) } else { std::ptr::null_mut() },
             write: (parts == 1).then_some((out, out_strides)),
         }
     };
@@ -166,7 +166,7 @@ struct Job<'a> {
     keys: std::ops::Range<usize>,
     first: bool,
     dvp: usize,
-    /// `[rows][dvp]` sums, then `[rows]` maxima, then `[rows]` sums of weights.
+    /// `[rows][dvp]` sums, then `[rows]` maxima, then `[rows]` sums of weights; null if nobody merges it.
     state: *mut f32,
     write: Option<(Out, [usize; 4])>,
 }
@@ -219,7 +219,9 @@ impl Kernel for Job<'_> {
             let padded = rows.next_multiple_of(height);
             let (d, dv) = (a.q.dims[3], a.v.dims[3]);
             let d8 = d.next_multiple_of(8);
-            let (sums, maxima) = (self.state, self.state.add(padded * self.dvp));
+            let mut own = Temp::new(if self.state.is_null() { padded * (self.dvp + 2) } else { 0 });
+            let sums = if self.state.is_null() { own.ptr() } else { self.state };
+            let maxima = sums.add(padded * self.dvp);
             let weights = maxima.add(padded);
 
             // q in panels [d][height], keys plain and turned, values, scores of a panel

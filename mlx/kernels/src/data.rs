@@ -221,7 +221,7 @@ impl<'a> View4Mut<'a> {
             if strides[i] < span {
                 return Err(Error::Unsupported { what: "output view", why: "elements share a place" });
             }
-            span = strides[i] * dims[i];
+            span = strides[i].saturating_mul(dims[i]);
         }
         if dims[3] > 1 && strides[3] != 1 {
             return Err(Error::Unsupported { what: "output view", why: "the last axis must be contiguous" });

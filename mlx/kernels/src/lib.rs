@@ -29,6 +29,7 @@ mod norm;
 pub mod plain;
 mod pointwise;
 mod pool;
+mod prepare;
 mod quant;
 mod rope;
 mod scratch;

@@ -3,9 +3,10 @@
 use crate::data::{DType, Floats, FloatsMut, Out, Scratch};
 use crate::error::{Error, Result, room, same};
 use crate::gemm::{Gemm, Pack, Packing, block_cols};
-use crate::gemv::{Gemv, Prepare, Prepared};
+use crate::gemv::Gemv;
 use crate::isa::Isa;
 use crate::pool::{parallel, threads};
+use crate::prepare::{Prepare, Prepared};
 use crate::quant::Matrix;
 use crate::scratch::Temp;
 use crate::{straight, tiles};

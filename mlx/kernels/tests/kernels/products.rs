@@ -211,3 +211,22 @@ fn sizes_that_do_not_fit_are_refused() {
     let e = embed_on(Isa::best(), &w, &[4], (&mut vec![0f32; 64]).into());
     assert!(matches!(e, Err(Error::Index { index: 4, limit: 4, .. })));
 }
+
+#[test]
+fn calls_from_several_threads_at_once_give_the_same_result() {
+    let mut rng = Rng::new(8);
+    let (m, n, k) = (20, 300, 256);
+    let w = Packed::random(&mut rng, Mode::Affine { bits: 4, group: 32 }, DType::F16, n, k);
+    let x = rng.floats(DType::F32, m * k);
+    let run = || {
+        let mut out = Buffer::poison(DType::F32, m * n);
+        matmul(x.view(), m, &w.matrix(), None, out.out()).unwrap();
+        out.values()
+    };
+    let want = run();
+    std::thread::scope(|s| {
+        for _ in 0..4 {
+            s.spawn(|| (0..25).for_each(|_| assert_eq!(run(), want)));
+        }
+    });
+}
