@@ -3,7 +3,8 @@
 //! A function takes one tree of arrays and is differentiated with respect to all of it; arrays that it captures are
 //! constants. So `argnums` is what you pass and what you capture.
 
-use super::closure::{Closure, carry, deep, finish};
+use super::closure::{Closure, carry, finish};
+use super::stack::deep;
 use crate::error::refuse;
 use crate::ffi::VectorArray;
 use crate::tree::Tree;

@@ -1,5 +1,6 @@
 //! Rust closures as MLX closures: panics are carried around C, captures are freed exactly once.
 
+use super::stack::deep;
 use crate::Array;
 use crate::error::{Error, raise};
 use crate::ffi::{self, VectorArray, borrow_vector};
@@ -50,13 +51,6 @@ pub(crate) fn outcome(op: &str, rc: c_int) -> Result<(), Error> {
         Some(payload) => resume_unwind(payload),
         None => Err(Error::op(op, message)),
     }
-}
-
-/// Runs a C call that walks graphs recursively (about 150 bytes of stack a node): on a stack that holds a million nodes.
-pub(crate) fn deep<R>(f: impl FnOnce() -> R) -> R {
-    const ENOUGH: usize = 64 << 20;
-    const GROWN: usize = 256 << 20;
-    stacker::maybe_grow(ENOUGH, GROWN, f)
 }
 
 /// An owned `mlx_closure` over a Rust closure that lives as long as `'a`.

@@ -85,8 +85,8 @@ pub struct CompiledStep<S: State + 'static, T: Tree + 'static, R: Tree + 'static
 
 /// The traces of one structure of arguments.
 struct Entry<S, T, R> {
-    names: Vec<String>,
-    state_len: usize,
+    /// The names of the arguments, their number, and that of the state's arrays.
+    key: (u64, usize, usize),
     traced: Trace,
     call: Rc<Call<S, T, R>>,
     /// Shapes and dtypes that were traced: replaying them walks no graph and needs no large stack.
@@ -117,16 +117,17 @@ struct Call<S, T, R> {
 impl<S: State + 'static, T: Tree + 'static, R: Tree + 'static> CompiledStep<S, T, R> {
     #[track_caller]
     pub fn call(&self, state: &mut S, args: &T) -> R {
-        let mut names = Vec::new();
+        let mut structure = std::hash::DefaultHasher::new();
         let mut leaves = Vec::new();
         args.visit_arrays(&mut crate::nn::Path::new(), &mut |name, a| {
-            names.push(name.to_string());
+            name.hash(&mut structure);
             leaves.push(a.clone());
         });
+        let (structure, args_len) = (structure.finish(), leaves.len());
         let before = state_arrays(state);
         let state_len = before.len();
         leaves.extend(before.iter().cloned());
-        let entry = self.entry(names, state_len, args);
+        let entry = self.entry(structure, args_len, state_len, args);
 
         *entry.call.state.borrow_mut() = Some(std::ptr::from_mut(state));
         // a trace leaves its tracers in the state: whatever happens, real arrays go back
@@ -159,9 +160,9 @@ impl<S: State + 'static, T: Tree + 'static, R: Tree + 'static> CompiledStep<S, T
     }
 
     #[track_caller]
-    fn entry(&self, names: Vec<String>, state_len: usize, args: &T) -> Rc<Entry<S, T, R>> {
+    fn entry(&self, structure: u64, args_len: usize, state_len: usize, args: &T) -> Rc<Entry<S, T, R>> {
         let mut entries = self.entries.borrow_mut();
-        if let Some(e) = entries.iter().find(|e| e.state_len == state_len && e.names == names) {
+        if let Some(e) = entries.iter().find(|e| e.key == (structure, args_len, state_len)) {
             return e.clone();
         }
         let nothing = Array::from(0u8);
@@ -171,7 +172,7 @@ impl<S: State + 'static, T: Tree + 'static, R: Tree + 'static> CompiledStep<S, T
             output: RefCell::new(None),
             state_out: std::cell::Cell::new(state_len),
         });
-        let (f, shared, args_len) = (self.f.clone(), call.clone(), names.len());
+        let (f, shared) = (self.f.clone(), call.clone());
         let body = move |inputs: &[Array]| {
             let Some(state) = *shared.state.borrow() else { refuse("compile", "traced outside of a call") };
             // SAFETY: set by the call that is running now, which holds the state mutably and does not touch it meanwhile
@@ -191,13 +192,9 @@ impl<S: State + 'static, T: Tree + 'static, R: Tree + 'static> CompiledStep<S, T
             *shared.output.borrow_mut() = Some(result.map(|_, _| nothing.clone()));
             outputs
         };
-        let entry = Rc::new(Entry {
-            names,
-            state_len,
-            traced: Trace::new(body, self.shapeless),
-            call,
-            seen: RefCell::default(),
-        });
+        let key = (structure, args_len, state_len);
+        let traced = Trace::new(body, self.shapeless);
+        let entry = Rc::new(Entry { key, traced, call, seen: RefCell::default() });
         entries.push(entry.clone());
         entry
     }

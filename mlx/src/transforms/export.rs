@@ -1,6 +1,7 @@
 //! Functions in files (`.mlxfn`, exchanged with Python and C++), and graphs as pictures.
 
-use super::closure::{Closure, Owned, deep, free_owned, give, outcome, shield};
+use super::closure::{Closure, Owned, free_owned, give, outcome, shield};
+use super::stack::deep;
 use crate::error::{Error, Result};
 use crate::ffi::{self, VectorArray, borrow_vector};
 use crate::{Array, stream};

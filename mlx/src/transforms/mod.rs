@@ -10,6 +10,7 @@ mod compile;
 mod custom;
 mod eval;
 mod export;
+mod stack;
 mod state;
 mod vmap;
 

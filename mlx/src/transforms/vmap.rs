@@ -1,7 +1,8 @@
 //! Vectorisation: a function of one example applied to a batch.
 
 use super::autograd::{Traced, rebuilt};
-use super::closure::{Closure, deep, finish};
+use super::closure::{Closure, finish};
+use super::stack::deep;
 use crate::error::refuse;
 use crate::ffi::VectorArray;
 use crate::tree::Tree;
