@@ -39,12 +39,13 @@ const HELP: &str = "The command list:
 Ctrl-C ends an answer, Ctrl-D ends the chat.";
 
 pub fn run(args: Args) -> Result<()> {
-    ui::catch_ctrl_c()?;
     let lm = args.model.load()?;
     lm.tokenizer()?;
     let mut session = Session::limited(&lm, args.system_prompt.as_deref(), args.cache.max_kv_size)?;
     ui::line(format_args!("[INFO] Starting chat session with {}.\n{HELP}", args.model.model))?;
     let mut lines = Lines::open()?;
+    // after the editor, which takes the signal for itself
+    ui::catch_ctrl_c()?;
     while let Some(line) = lines.next()? {
         match line.trim() {
             "" => continue,
