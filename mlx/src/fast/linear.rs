@@ -127,7 +127,13 @@ fn on_gpu(x: &Array, parts: &[Matrix<'_>], f: &Fused<'_>) -> Option<Array> {
     if !fits || traced() || parts.iter().any(Matrix::is_traced) {
         return None;
     }
-    gemv::gemv(gpu, x, parts, f, None, &out)
+    match f.norm {
+        Some((weight, eps)) if !gemv::stages(rows, k) => {
+            let normed = rms_norm(x, Some(weight), eps);
+            gemv::gemv(gpu, &normed, parts, &Fused { norm: None, ..*f }, None, &out)
+        }
+        _ => gemv::gemv(gpu, x, parts, f, None, &out),
+    }
 }
 
 /// [`linear`] from plain ops.

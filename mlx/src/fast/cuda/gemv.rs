@@ -51,6 +51,11 @@ impl Format {
     }
 }
 
+/// Whether `rows` normed rows of x fit into shared memory.
+pub(crate) fn stages(rows: usize, k: i32) -> bool {
+    rows as i64 * (round_up(k, 128) + 32) as i64 * 2 <= (SHARED_MOST - (40 << 10)) as i64
+}
+
 /// The largest dynamic shared memory that leaves two blocks a multiprocessor, and the largest at all.
 const SHARED_TWO: i32 = 112 << 10;
 const SHARED_MOST: i32 = 224 << 10;
@@ -124,8 +129,8 @@ impl Spec for Gemv {
         let idx = declare(self.indexed, "u32", "idx");
         let next = [declare(self.next > 0, "u8", "next0"), declare(self.next > 1, "u8", "next1")].join(", ");
         let threads = u32::from(self.warps) * 32;
-        // how many blocks shall share a multiprocessor's registers
-        let blocks = if self.rows > 8 { 1 } else { 512 / threads };
+        // 16 warps of a multiprocessor share its registers
+        let blocks = 512 / threads;
         format!(
             "#define HALF {}\n{COMMON}{FORMATS}{GEMV}\nextern \"C\" __global__ void __launch_bounds__({threads}, {blocks}) \
              {name}({parameters}u16* out, int M, int N, int K, int end0, int end1, int share, int experts, \
@@ -284,16 +289,14 @@ fn shape_of(gpu: &Gpu, tiles: i32, k: i32, bound: i32) -> (i32, i32) {
     if k < 1024 {
         return (4, sms * 4);
     }
-    if bound > 8 {
-        return (8, sms);
-    }
     // idle share of the last round of blocks
     let waste = |slots: i32| {
         let rounds = (tiles + slots - 1) / slots;
         let at_once = if tiles <= slots { (tiles + sms - 1) / sms * sms } else { rounds * slots };
         at_once as f32 / tiles.max(1) as f32
     };
-    let warps = if waste(sms * 4) < 0.9 * waste(sms * 2) { 4 } else { 8 };
+    // each block stages x by itself: with several rows few large blocks are better
+    let warps = if bound == 1 && waste(sms * 4) < 0.9 * waste(sms * 2) { 4 } else { 8 };
     let slots = sms * 16 / warps;
     let rounds = (tiles + slots - 1) / slots;
     (warps, (tiles + rounds - 1) / rounds)

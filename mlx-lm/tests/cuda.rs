@@ -1,0 +1,156 @@
+//! Decoders on a CUDA card: steps of one token (fused layers, in-place caches) against whole passes without a cache
+//! (plain ops). Skipped, and said so, where there is no card.
+
+use mlx::{self as mx, Array, Dtype};
+use mlx_lm::Model;
+use mlx_lm::cache::Caches;
+use mlx_lm::config::{Config, QuantConfig, QuantParams};
+use serde_json::{Value, json};
+
+fn card(test: &str) -> bool {
+    let there = mx::cuda_is_available();
+    if !there {
+        println!("skipped {test}: no CUDA device");
+    }
+    there
+}
+
+fn config(extra: Value) -> Config {
+    let mut c = json!({
+        "model_type": "llama", "hidden_size": 256, "intermediate_size": 448, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 500, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "tie_word_embeddings": false, "max_position_embeddings": 4096,
+    });
+    c.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    Config::from_json(c, "config.json").unwrap()
+}
+
+fn models() -> Vec<(&'static str, Config, Option<usize>)> {
+    let llama3 = json!({ "rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64 } });
+    let moe = json!({ "model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 96, "norm_topk_prob": true, "decoder_sparse_step": 1, "mlp_only_layers": [] });
+    vec![
+        ("llama", config(json!({})), None),
+        ("llama, 4 bits", config(json!({})), Some(4)),
+        ("llama, 8 bits, tied", config(json!({ "tie_word_embeddings": true })), Some(8)),
+        ("llama3 rope, 3 bits", config(llama3), Some(3)),
+        ("qwen2", config(json!({ "model_type": "qwen2" })), None),
+        ("qwen3, 128 wide heads", config(json!({ "model_type": "qwen3", "head_dim": 128 })), None),
+        ("qwen3_moe, 4 bits", config(moe), Some(4)),
+    ]
+}
+
+fn load(c: &Config, bits: Option<usize>) -> Model {
+    mx::random::seed(7);
+    let quant = bits.map(|b| QuantConfig::new(QuantParams::affine(64, b).check().unwrap()));
+    Model::random(c.clone(), Dtype::Bfloat16, quant).unwrap()
+}
+
+fn ids(rows: i32, len: i32) -> Array {
+    let v: Vec<u32> = (0..rows * len).map(|i| (i * 7919 + 13) as u32 % 500).collect();
+    Array::from_slice(&v, [rows, len])
+}
+
+fn floats(a: &Array) -> Vec<f32> {
+    a.astype(Dtype::Float32).to_vec().unwrap()
+}
+
+/// ||a - b|| / ||b||
+fn error(a: &[f32], b: &[f32]) -> f64 {
+    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+    let d = norm(&mut a.iter().zip(b).map(|(x, y)| (x - y) as f64));
+    let e = d / norm(&mut b.iter().map(|&x| x as f64)).max(1e-30);
+    if e.is_nan() { f64::INFINITY } else { e }
+}
+
+#[test]
+fn decoded_steps_equal_a_whole_pass() {
+    if !card("decoded_steps_equal_a_whole_pass") {
+        return;
+    }
+    assert!(mx::fast::is_fused());
+    for (name, c, bits) in models() {
+        for rows in [1, 3] {
+            let model = load(&c, bits);
+            let d = &model.decoder;
+            let (len, prompt) = (40, 24);
+            let all = ids(rows, len);
+            let whole = d.forward_direct(&all).unwrap();
+            let mut caches = d.caches().unwrap();
+            d.forward(&all.slice_axis(1, 0..prompt), &mut caches).eval().unwrap();
+            for t in prompt..len {
+                let got = d.forward_last(&all.slice_axis(1, t..t + 1), &mut caches);
+                let e = error(&floats(&got), &floats(&whole.slice_axis(1, t..t + 1).squeeze(1)));
+                assert!(e < 4e-2, "{name}, {rows} rows, token {t}: {e:e}");
+                if t == prompt || t == len - 1 {
+                    println!("{name}, {rows} rows, token {t}: {e:.1e}");
+                }
+            }
+            assert!(caches.iter().all(|c| c.offset() == len));
+        }
+    }
+}
+
+#[test]
+fn rows_of_unequal_length_decode_as_alone() {
+    if !card("rows_of_unequal_length_decode_as_alone") {
+        return;
+    }
+    for (name, c, bits) in models() {
+        let model = load(&c, bits);
+        let d = &model.decoder;
+        let all = ids(2, 40);
+        let start = |row: i32, len: i32| -> Caches {
+            let mut caches = d.caches().unwrap();
+            let prompt = all.slice_axis(0, row..row + 1).slice_axis(1, 0..len);
+            d.forward(&prompt, &mut caches).eval().unwrap();
+            caches
+        };
+        let (lengths, mut alone) = ([9, 20], [start(0, 9), start(1, 20)]);
+        let mut joined = start(0, 9);
+        for (a, b) in joined.iter_mut().zip(start(1, 20)) {
+            a.join(b).unwrap();
+        }
+        for step in 0..6 {
+            let token = |row: i32| {
+                let at = lengths[row as usize] + step;
+                all.slice_axis(0, row..row + 1).slice_axis(1, at..at + 1)
+            };
+            let both = floats(&d.forward_last(&mx::concatenate(&[token(0), token(1)], 0), &mut joined));
+            for row in 0..2 {
+                let one = floats(&d.forward_last(&token(row), &mut alone[row as usize]));
+                let e = error(&both[row as usize * 500..][..500], &one);
+                assert!(e < 4e-2, "{name}, row {row}, step {step}: {e:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fork_and_a_rewind_do_not_disturb_each_other() {
+    if !card("a_fork_and_a_rewind_do_not_disturb_each_other") {
+        return;
+    }
+    let (_, c, _) = models().swap_remove(0);
+    let model = load(&c, None);
+    let d = &model.decoder;
+    let all = ids(1, 40);
+    let token = |t: i32| all.slice_axis(1, t..t + 1);
+    let mut caches = d.caches().unwrap();
+    d.forward(&all.slice_axis(1, 0..16), &mut caches).eval().unwrap();
+    d.forward_last(&token(16), &mut caches).eval().unwrap();
+    let mut fork: Caches = caches.iter().map(|c| c.boxed_clone()).collect();
+    let straight = floats(&d.forward_last(&token(17), &mut caches));
+    // other tokens through the fork, then the same one after taking them back
+    for t in 20..24 {
+        d.forward_last(&token(t), &mut fork).eval().unwrap();
+    }
+    assert_eq!(mlx_lm::cache::trim(&mut fork, 4), 4);
+    let again = floats(&d.forward_last(&token(17), &mut fork));
+    assert!(error(&again, &straight) < 1e-6);
+    let next = floats(&d.forward_last(&token(18), &mut caches));
+    let next_fork = floats(&d.forward_last(&token(18), &mut fork));
+    assert!(error(&next_fork, &next) < 1e-6);
+}
