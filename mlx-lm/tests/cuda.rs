@@ -29,7 +29,8 @@ fn models() -> Vec<(&'static str, Config, Option<usize>)> {
     let llama3 = json!({ "rope_scaling": {
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64 } });
-    let moe = json!({ "model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 2,
+    // all experts: with random weights, rounding decides between the last one chosen and the first one left out
+    let moe = json!({ "model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 8,
         "moe_intermediate_size": 96, "norm_topk_prob": true, "decoder_sparse_step": 1, "mlp_only_layers": [] });
     vec![
         ("llama", config(json!({})), None),
