@@ -15,6 +15,7 @@ pub mod hub;
 pub mod mixers;
 pub mod perplexity;
 pub mod tokenizer;
+pub mod train;
 pub mod weights;
 pub use decoder::Model;
 pub use error::{Error, Result};
