@@ -4,6 +4,7 @@ pub mod blueprint;
 pub mod cache;
 pub mod chat;
 pub mod config;
+pub mod convert;
 pub mod decoder;
 pub mod doctor;
 pub mod engine;

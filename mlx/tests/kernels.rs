@@ -158,4 +158,13 @@ fn gradients_and_vmap_go_through_the_plain_form() {
     let kernel = grad(&|x| fast::rms_norm(x, Some(&w), 1e-5));
     let formula = grad(&|x| x * (x.square().mean_keepdims(-1) + 1e-5).rsqrt() * &w);
     assert!(error(&kernel, &formula) < 1e-5);
+    let q = Quant::affine(32, 4);
+    let (p, s, b) = mx::quantize(&random(&[40, 64], 3, Dtype::Float32), q);
+    let dense = mx::dequantize(&p, &s, b.as_ref(), q, None);
+    let kernel = grad(&|x| mx::quantized_matmul(x, &p, &s, b.as_ref(), true, q));
+    assert!(error(&kernel, &grad(&|x| x.matmul(&dense.t()))) < 1e-5);
+    // and with respect to the scales
+    let of_scales = mx::grad(|s: &Array| mx::quantized_matmul(&x, &p, s, b.as_ref(), true, q).square().sum(()))(&s);
+    let plain = mx::grad(|s: &Array| plain::quantized_matmul(&x, &p, s, b.as_ref(), true, q).square().sum(()))(&s);
+    assert!(error(&of_scales, &plain) < 1e-4);
 }

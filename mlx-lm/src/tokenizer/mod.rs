@@ -112,6 +112,23 @@ impl Tokenizer {
         Ok(Self { inner: Arc::new(inner), eos })
     }
 
+    /// Writes `tokenizer.json`, `tokenizer_config.json` and the chat template, as Python reads them.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        let fail = |e: String| Error::Tokenizer(e);
+        let text = self.inner.pipeline.to_string(true).map_err(|e| fail(e.to_string()))?;
+        crate::weights::write_atomic(&dir.join("tokenizer.json"), text.as_bytes())?;
+        let eos = self.eos.first().and_then(|&id| self.id_to_token(id));
+        let mut config = serde_json::json!({ "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos });
+        if let Some((_, bos)) = &self.inner.bos {
+            config["bos_token"] = bos.clone().into();
+        }
+        if let Some(t) = self.chat_template() {
+            config["chat_template"] = t.source().into();
+        }
+        let bytes = serde_json::to_vec_pretty(&config).map_err(|e| fail(e.to_string()))?;
+        crate::weights::write_atomic(&dir.join("tokenizer_config.json"), &bytes)
+    }
+
     /// Token ids of `text`. Special tokens spelled out in the text are recognised, as in Python; `add_special` adds
     /// what the tokenizer adds by itself (BOS, EOS).
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {

@@ -86,7 +86,7 @@ fn optimizer(c: &LoraConfig) -> Result<Box<dyn Optimizer>> {
         }
         OptimizerName::Muon => Box::new(optim::Muon::new(rate)),
         OptimizerName::Sgd => {
-            let mut o = optim::Sgd::new(rate);
+            let mut o = optim::SGD::new(rate);
             o.momentum = number("momentum").unwrap_or(o.momentum);
             o.weight_decay = number("weight_decay").unwrap_or(o.weight_decay);
             Box::new(o)

@@ -11,7 +11,7 @@ mod rows;
 mod view;
 
 pub(crate) use attention::{rope, sdpa};
-pub(crate) use products::{gather_linear, gather_qmm, linear, quantized_matmul};
+pub(crate) use products::{gather_linear, gather_qmm, linear, quantized_matmul, quantized_straight};
 pub use rows::Gate;
 pub(crate) use rows::{gated, rms_norm};
 

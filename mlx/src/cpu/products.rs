@@ -66,7 +66,42 @@ pub(crate) fn quantized_matmul(
         let m = i[0].size() / w.cols().max(1);
         mlx_kernels::matmul(i[0].floats()?, m, &w, None, o[0].floats_mut()?).map_err(|e| e.to_string())
     };
-    let fallback = move |a: &[Array]| plain::quantized_matmul(&a[0], &a[1], &a[2], a.get(3), true, q);
+    let fallback = move |a: &[Array]| differentiable(a, q);
+    Some(op(c"quantized_matmul", &inputs, (&shape, dtype), 0, kernel, fallback))
+}
+
+/// The plain product, whose gradient for x goes through a kernel again: MLX's own takes hundreds of times as long.
+fn differentiable(inputs: &[Array], q: Quant) -> Array {
+    let product = move |a: &Vec<Array>| plain::quantized_matmul(&a[0], &a[1], &a[2], a.get(3), true, q);
+    let vjp = move |a: &Vec<Array>, dy: &Array, _: &Array| {
+        let dx = crate::quantized_matmul(dy, &a[1], &a[2], a.get(3), false, q).astype(a[0].dtype());
+        // of scales and biases, for those who train them: built lazily, computed only if asked for
+        let (x, w) = (a[0].clone(), a[1].clone());
+        let parts: Vec<Array> = a[2..].to_vec();
+        let plain = |p: &Vec<Array>| plain::quantized_matmul(&x, &w, &p[0], p.get(1), true, q);
+        let (_, dparts) = crate::vjp(plain, &parts, dy);
+        [dx, crate::zeros_like(&a[1])].into_iter().chain(dparts).collect()
+    };
+    crate::CustomFunction::new(product).vjp(vjp).call(&inputs.to_vec())
+}
+
+/// x [.., N] @ dequantize(w [N, K]), if a kernel takes it.
+pub(crate) fn quantized_straight(x: &Array, w: &Array, scales: &Array, biases: Option<&Array>, q: Quant) -> Option<Array> {
+    if !takes(x.dtype()) || w.ndim() != 2 || x.ndim() == 0 || !scales_fit(scales, biases, q) || !is_current() {
+        return None;
+    }
+    let dtype = if biases.is_some() { x.dtype().promote(scales.dtype()) } else { x.dtype() };
+    if !takes(dtype) || x.dim(-1) != w.dim(0) {
+        return None;
+    }
+    let shape = last_replaced(x.shape(), q.unpacked(w.dim(-1)));
+    let inputs: smallvec::SmallVec<[&Array; 4]> = [x, w, scales].into_iter().chain(biases).collect();
+    let kernel = move |i: &[View<'_>], o: &[View<'_>]| {
+        let w = packed(i, 1, q)?;
+        let m = i[0].size() / w.rows().max(1);
+        mlx_kernels::matmul_straight(i[0].floats()?, m, &w, o[0].floats_mut()?).map_err(|e| e.to_string())
+    };
+    let fallback = move |a: &[Array]| plain::quantized_matmul(&a[0], &a[1], &a[2], a.get(3), false, q);
     Some(op(c"quantized_matmul", &inputs, (&shape, dtype), 0, kernel, fallback))
 }
 
@@ -84,7 +119,11 @@ pub(crate) fn linear(x: &Array, w: &Array) -> Option<Array> {
         mlx_kernels::matmul(i[0].floats()?, i[0].size() / k.max(1), &w, None, o[0].floats_mut()?)
             .map_err(|e| e.to_string())
     };
-    Some(op(c"linear", &[x, w], (&shape, x.dtype()), 0, kernel, |a| a[0].matmul(&a[1].t())))
+    Some(op(c"linear", &[x, w], (&shape, x.dtype()), 0, kernel, |a| {
+        // under derivatives in float32: the BLAS knows no 16-bit products
+        let wide = |x: &Array| x.astype(Dtype::Float32);
+        wide(&a[0]).matmul(&wide(&a[1]).t()).astype(a[0].dtype())
+    }))
 }
 
 /// Rows of x and w for `gather`: x [.., M, K] with batch axes, indices [..] of both; the flat row lists.

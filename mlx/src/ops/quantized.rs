@@ -193,7 +193,10 @@ pub fn quantized_matmul(
 ) -> Array {
     q.check("quantized_matmul");
     check_packed("quantized_matmul", w, scales, biases, q);
-    let fast = if transpose { crate::cpu::quantized_matmul(x, w, scales, biases, q) } else { None };
+    let fast = match transpose {
+        true => crate::cpu::quantized_matmul(x, w, scales, biases, q),
+        false => crate::cpu::quantized_straight(x, w, scales, biases, q),
+    };
     fast.unwrap_or_else(|| crate::plain::quantized_matmul(x, w, scales, biases, transpose, q))
 }
 

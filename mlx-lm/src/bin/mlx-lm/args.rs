@@ -19,6 +19,9 @@ pub struct ModelArgs {
     /// Branch, tag or commit of a hub model.
     #[arg(long)]
     pub revision: Option<String>,
+    /// Adapters of a fine-tune to put on the model.
+    #[arg(long, value_name = "DIR")]
+    pub adapter_path: Option<PathBuf>,
     /// Where to compute; the GPU if there is one.
     #[arg(long, value_enum)]
     pub device: Option<DeviceArg>,
@@ -52,7 +55,11 @@ impl ModelArgs {
         let path = self.find()?;
         let mut wait = Wait::new("loading model");
         let mut progress = |done, total| wait.at(done, total);
-        Ok(mlx_lm::load_with(path, LoadOptions { progress: Some(&mut progress), ..Default::default() })?)
+        let mut lm = mlx_lm::load_with(path, LoadOptions { progress: Some(&mut progress), ..Default::default() })?;
+        if let Some(dir) = &self.adapter_path {
+            mlx_lm::train::load_adapters(&mut lm.model.decoder, dir)?;
+        }
+        Ok(lm)
     }
 }
 

@@ -6,9 +6,12 @@ mod args;
 mod benchmark;
 mod bundle;
 mod chat;
+mod convert;
 mod doctor;
+mod fuse;
 mod generate;
 mod inspect;
+mod lora;
 mod perplexity;
 mod ui;
 
@@ -33,6 +36,12 @@ enum Verb {
     Benchmark(benchmark::Args),
     /// Measure how well a model predicts a text.
     Perplexity(perplexity::Args),
+    /// Fine-tune with low-rank adapters (or DoRA, or all weights), test adapters.
+    Lora(Box<lora::Args>),
+    /// Merge adapters into a model's weights.
+    Fuse(fuse::Args),
+    /// Quantise, dequantise or convert a model.
+    Convert(convert::Args),
     /// Say what a model is made of, from its headers alone.
     Inspect(inspect::Args),
     /// Say what this build and this machine are, and whether they compute right.
@@ -49,6 +58,9 @@ fn main() -> ExitCode {
         Verb::Chat(args) => chat::run(args),
         Verb::Benchmark(args) => benchmark::run(args),
         Verb::Perplexity(args) => perplexity::run(args),
+        Verb::Lora(args) => lora::run(*args),
+        Verb::Fuse(args) => fuse::run(args),
+        Verb::Convert(args) => convert::run(args),
         Verb::Inspect(args) => inspect::run(args),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Bundle(args) => bundle::run(args),
