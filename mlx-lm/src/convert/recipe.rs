@@ -11,7 +11,11 @@ pub enum Recipe {
     Uniform(Quant),
     /// `low` bits; `high` for the head, for value and down projections in the first and last eighth and in every third
     /// layer between.
-    Mixed { group_size: i32, low: i32, high: i32 },
+    Mixed {
+        group_size: i32,
+        low: i32,
+        high: i32,
+    },
 }
 
 impl Recipe {

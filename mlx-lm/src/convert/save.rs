@@ -36,7 +36,10 @@ pub fn save(model: &mut Model, tokenizer: Option<&Tokenizer>, source: &Path, out
     }
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
     let config = config(model)?;
-    write_atomic(&out.join("config.json"), &serde_json::to_vec_pretty(&config).map_err(|e| Error::Request(e.to_string()))?)?;
+    write_atomic(
+        &out.join("config.json"),
+        &serde_json::to_vec_pretty(&config).map_err(|e| Error::Request(e.to_string()))?,
+    )?;
     if source.is_dir() {
         for name in SIDECARS {
             let from = source.join(name);

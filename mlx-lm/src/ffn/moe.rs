@@ -53,7 +53,7 @@ pub fn route(s: &blueprint::Router, top_k: i32, logits: &Array, correction: Opti
     if let Some(g) = &s.groups {
         choice = limit_groups(&choice, g);
     }
-    let indices = mx::argpartition(&-&choice, top_k - 1, -1).slice_axis(-1, 0..top_k);
+    let indices = mx::argpartition(&-&choice, top_k - 1, -1).slice_axis(-1, 0..top_k).stop_gradient();
     let chosen = mx::take_along_axis(&scores, &indices, -1);
     let weights = match s.weights {
         RouterWeights::Scores => chosen,
@@ -77,7 +77,7 @@ fn limit_groups(scores: &Array, g: &Groups) -> Array {
     if drop <= 0 {
         return scores.clone();
     }
-    let worst = mx::argpartition(&group_scores, drop - 1, -2).slice_axis(-2, 0..drop);
+    let worst = mx::argpartition(&group_scores, drop - 1, -2).slice_axis(-2, 0..drop).stop_gradient();
     let fill = Array::scalar(g.fill, scores.dtype());
     let worst = mx::broadcast_to(&worst, [&worst.shape()[..worst.ndim() - 1], &[grouped.dim(-1)]].concat());
     mx::put_along_axis(&grouped, &worst, &fill, -2).flatten(-2, -1)

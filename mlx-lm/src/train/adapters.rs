@@ -91,7 +91,9 @@ pub fn attach(decoder: &mut Decoder, kind: FineTune, num_layers: i32, p: &LoraPa
         }
     });
     match (count, refused) {
-        (_, Some(path)) => Err(Error::Unsupported { what: "DoRA on", name: path, message: "experts take LoRA only".into() }),
+        (_, Some(path)) => {
+            Err(Error::Unsupported { what: "DoRA on", name: path, message: "experts take LoRA only".into() })
+        }
         (0, _) => Err(Error::Request(format!("no layer matches the adapter keys {:?}", p.keys))),
         _ => Ok(()),
     }
@@ -133,7 +135,8 @@ pub fn load_adapters(decoder: &mut Decoder, dir: &Path) -> Result<()> {
     let text = std::fs::read(&config_path).map_err(|e| Error::io(&config_path, e))?;
     let raw: Map<String, Value> =
         serde_json::from_slice(&text).map_err(|e| Error::file(&config_path, format!("not a JSON object: {e}")))?;
-    let (config, arrays) = if raw.contains_key("peft_type") { peft(&raw, dir)? } else { native(raw, dir, &config_path)? };
+    let (config, arrays) =
+        if raw.contains_key("peft_type") { peft(&raw, dir)? } else { native(raw, dir, &config_path)? };
     check_targets(decoder, &config, &arrays, dir)?;
     attach(decoder, config.fine_tune_type, config.num_layers, &config.lora_parameters)?;
     decoder.update(arrays, false)?;
@@ -175,7 +178,10 @@ fn peft(raw: &Map<String, Value>, dir: &Path) -> Result<(AdapterConfig, Named)> 
     keys.sort();
     keys.dedup();
     let p = LoraParameters { rank: rank as i32, dropout: 0.0, scale: scale as f32, alpha: None, keys: Some(keys) };
-    Ok((AdapterConfig { fine_tune_type: FineTune::Lora, num_layers: -1, lora_parameters: p, other: Map::new() }, arrays))
+    Ok((
+        AdapterConfig { fine_tune_type: FineTune::Lora, num_layers: -1, lora_parameters: p, other: Map::new() },
+        arrays,
+    ))
 }
 
 /// Compares names and shapes with what `attach` would make, before it does.

@@ -57,7 +57,8 @@ impl Dataset {
             if line.trim().is_empty() {
                 continue;
             }
-            let record: Map<String, Value> = serde_json::from_str(&line).map_err(|e| at(format!("not a JSON object: {e}")))?;
+            let record: Map<String, Value> =
+                serde_json::from_str(&line).map_err(|e| at(format!("not a JSON object: {e}")))?;
             let (ids, offset) = encode(&record, tokenizer, config).map_err(|e| at(e.to_string()))?;
             set.row_lengths.push(record.len());
             set.examples.push(Example { ids, offset, line: i + 1 });

@@ -1,8 +1,8 @@
 //! What is minimised.
 
 use super::batches::Batch;
-use crate::decoder::Decoder;
 use crate::Result;
+use crate::decoder::Decoder;
 use mlx::{self as mx, Array, Dtype};
 
 /// A loss: (mean over learned tokens, number of them), both 0-d.

@@ -18,4 +18,5 @@ pub use config::{FineTune, LoraConfig, LoraParameters, OptimizerName, ScheduleCo
 pub use data::{Dataset, Example};
 pub use fuse::{FuseReport, fuse};
 pub use loss::{Loss, cross_entropy};
+pub use shuffle::Shuffle;
 pub use trainer::{Report, Trainer, evaluate};

@@ -56,7 +56,8 @@ fn rate(c: &LoraConfig) -> Result<Rate> {
 
 fn schedule(s: &ScheduleConfig) -> Result<optim::Schedule> {
     let a = |i: usize| s.arguments.get(i).copied();
-    let need = |i: usize| a(i).ok_or_else(|| Error::Request(format!("lr_schedule {}: argument {i} is missing", s.name)));
+    let need =
+        |i: usize| a(i).ok_or_else(|| Error::Request(format!("lr_schedule {}: argument {i} is missing", s.name)));
     Ok(match s.name.as_str() {
         "cosine_decay" => Box::new(optim::cosine_decay(need(0)?, need(1)? as i32, a(2).unwrap_or(0.0))),
         "linear_schedule" => Box::new(optim::linear_schedule(need(0)?, need(1)?, need(2)? as i32)),
@@ -149,7 +150,9 @@ impl Trainer<'_> {
             let (loss, n) = self.step(&batch, optimizer.as_mut(), &mut pending, it % c.grad_accumulation_steps == 0)?;
             if !loss.is_finite() {
                 let lines = &batch.lines;
-                return Err(Error::Request(format!("iteration {it}: the loss is {loss}; its batch holds lines {lines:?}")));
+                return Err(Error::Request(format!(
+                    "iteration {it}: the loss is {loss}; its batch holds lines {lines:?}"
+                )));
             }
             (losses, tokens, steps) = (losses + loss, tokens + n, steps + 1);
             trained_tokens += n as u64;
@@ -174,16 +177,22 @@ impl Trainer<'_> {
 
     /// One forward and backward pass; an update when `update`.
     fn step(
-        &mut self, batch: &Batch, optimizer: &mut dyn Optimizer, pending: &mut Option<Grads>, update: bool,
+        &mut self,
+        batch: &Batch,
+        optimizer: &mut dyn Optimizer,
+        pending: &mut Option<Grads>,
+        update: bool,
     ) -> Result<(f64, f64)> {
         let c = self.config;
         let loss = self.loss;
-        let value_and_grad = mx::nn::try_value_and_grad(|d: &Decoder, b: &Batch| -> Result<(Array, Array)> { loss(d, b) });
+        let value_and_grad =
+            mx::nn::try_value_and_grad(|d: &Decoder, b: &Batch| -> Result<(Array, Array)> { loss(d, b) });
         let decoder = &mut *self.decoder;
         let (mean, n, grads) = mx::try_catch(|| -> Result<_> {
             let ((mean, n), mut grads) = value_and_grad(decoder, batch)?;
             if let Some(before) = pending.take() {
-                grads = grads.into_iter().map(|(k, g)| (k.clone(), before.get(&k).map_or(g.clone(), |b| &g + b))).collect();
+                grads =
+                    grads.into_iter().map(|(k, g)| (k.clone(), before.get(&k).map_or(g.clone(), |b| &g + b))).collect();
             }
             Ok((mean, n, grads))
         })?;
@@ -214,8 +223,14 @@ impl Trainer<'_> {
 
     #[allow(clippy::too_many_arguments)]
     fn line(
-        &self, iteration: usize, train_loss: Option<f64>, val_loss: Option<f64>, o: &dyn Optimizer,
-        iterations_per_second: f64, tokens_per_second: f64, trained_tokens: u64,
+        &self,
+        iteration: usize,
+        train_loss: Option<f64>,
+        val_loss: Option<f64>,
+        o: &dyn Optimizer,
+        iterations_per_second: f64,
+        tokens_per_second: f64,
+        trained_tokens: u64,
     ) -> Result<Report> {
         let learning_rate = o.state().get("learning_rate").map_or(Ok(0.0), |r| r.item::<f64>())?;
         Ok(Report {
@@ -232,8 +247,7 @@ impl Trainer<'_> {
 
     fn save(&self, iteration: usize, trained_tokens: u64, o: &dyn Optimizer, last: bool) -> Result<()> {
         let dir = &self.config.adapter_path;
-        let progress =
-            Progress { iteration, trained_tokens, optimizer: o.state(), key: mx::random::state() };
+        let progress = Progress { iteration, trained_tokens, optimizer: o.state(), key: mx::random::state() };
         let numbered = format!("{iteration:07}_adapters.safetensors");
         let names = if last && iteration % self.config.save_every.max(1) != 0 { vec![] } else { vec![numbered] };
         // the plain name is written at every save, as in Python

@@ -86,7 +86,13 @@ fn differentiable(inputs: &[Array], q: Quant) -> Array {
 }
 
 /// x [.., N] @ dequantize(w [N, K]), if a kernel takes it.
-pub(crate) fn quantized_straight(x: &Array, w: &Array, scales: &Array, biases: Option<&Array>, q: Quant) -> Option<Array> {
+pub(crate) fn quantized_straight(
+    x: &Array,
+    w: &Array,
+    scales: &Array,
+    biases: Option<&Array>,
+    q: Quant,
+) -> Option<Array> {
     if !takes(x.dtype()) || w.ndim() != 2 || x.ndim() == 0 || !scales_fit(scales, biases, q) || !is_current() {
         return None;
     }

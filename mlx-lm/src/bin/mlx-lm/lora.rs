@@ -209,7 +209,12 @@ fn show(r: &Report, json: bool, iters: usize, log: &mut Option<std::fs::File>) -
             let left = (iters - r.iteration) as f64 / r.iterations_per_second.max(1e-9);
             ui::line(format_args!(
                 "Iter {}: train loss {t:.3}, learning rate {:.3e}, it/s {:.3}, tokens/s {:.1}, trained tokens {}, peak mem {:.3} GB, {left:.0} s left",
-                r.iteration, r.learning_rate, r.iterations_per_second, r.tokens_per_second, r.trained_tokens, r.peak_memory_gb
+                r.iteration,
+                r.learning_rate,
+                r.iterations_per_second,
+                r.tokens_per_second,
+                r.trained_tokens,
+                r.peak_memory_gb
             ))
         }
         _ => Ok(()),
