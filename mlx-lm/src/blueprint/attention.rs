@@ -117,6 +117,16 @@ impl Attention {
         self.rope = Some(rope);
         self
     }
+    /// One matrix for queries, keys and values.
+    pub fn fused(mut self, name: &str, layout: FusedQkv) -> Self {
+        self.projections = Projections::Fused { name: name.into(), layout };
+        self
+    }
+    /// The leaf name of the output projection.
+    pub fn output(mut self, name: &str) -> Self {
+        self.o = name.into();
+        self
+    }
     /// Biases on all four projections, or on none.
     pub fn bias(mut self, on: bool) -> Self {
         (self.qkv_bias, self.o_bias) = (on, on);
@@ -125,6 +135,11 @@ impl Attention {
     /// Per-head norms named `q_norm` and `k_norm`.
     pub fn qk_norm(mut self, kind: QkNormKind, norm: Norm) -> Self {
         self.qk_norm = Some(QkNorm { kind, norm, q: "q_norm".into(), k: "k_norm".into(), after_rope: false });
+        self
+    }
+    /// As [`qk_norm`](Self::qk_norm), under other leaf names.
+    pub fn qk_norm_named(mut self, kind: QkNormKind, norm: Norm, q: &str, k: &str, after_rope: bool) -> Self {
+        self.qk_norm = Some(QkNorm { kind, norm, q: q.into(), k: k.into(), after_rope });
         self
     }
     /// A sliding window with a rotating cache of that size.

@@ -75,6 +75,19 @@ impl Mlp {
             bias: false,
         }
     }
+    /// down(act(up(x))) without a gate.
+    pub fn plain(hidden: i32, inner: i32, activation: Activation, up: &str, down: &str) -> Self {
+        let names = MlpNames::Plain { up: up.into(), down: down.into() };
+        Mlp { hidden, inner, activation, names, bias: false }
+    }
+    /// The leaf names of a gated MLP.
+    pub fn gated_as(self, gate: &str, up: &str, down: &str) -> Self {
+        self.named(MlpNames::Gated { gate: gate.into(), up: up.into(), down: down.into() })
+    }
+    /// Gate and up in one matrix.
+    pub fn fused_gate_up(self, gate_up: &str, down: &str) -> Self {
+        self.named(MlpNames::FusedGated { gate_up: gate_up.into(), down: down.into() })
+    }
     pub fn activation(mut self, activation: Activation) -> Self {
         self.activation = activation;
         self

@@ -243,6 +243,13 @@ impl Blueprint {
         }
     }
 
+    /// Other paths for embedding, layers and final norm.
+    pub fn paths(mut self, embed: &str, layers: &str, norm: &str) -> Self {
+        (self.embed.path, self.layers_path) = (embed.into(), layers.into());
+        self.norm = self.norm.map(|(_, n)| (norm.into(), n));
+        self
+    }
+
     /// One cache kind per layer, in order.
     pub fn caches(&self) -> Vec<CacheKind> {
         self.layers.iter().map(Layer::cache).collect()

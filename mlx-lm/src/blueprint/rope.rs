@@ -57,6 +57,12 @@ impl Rope {
         Rope { dims, base, traditional: false, scaling: RopeScaling::None }
     }
 
+    /// The first `share` of each head of `head_dim` features rotates.
+    pub fn partial(c: &RopeConfig, head_dim: i32, share: f64, theta: f64) -> Self {
+        let share = c.partial_rotary_factor.unwrap_or(share);
+        Rope::from_config(c, (head_dim as f64 * share) as i32, theta)
+    }
+
     pub fn traditional(mut self, on: bool) -> Self {
         self.traditional = on;
         self
@@ -93,6 +99,10 @@ impl Rope {
                 rotated: (dims as f64 * c.partial_rotary_factor.unwrap_or(1.0)) as i32,
             },
             _ => RopeScaling::None,
+        };
+        let base = match &c.kind {
+            RopeKind::NtkAlpha { alpha } => base * alpha.powf(dims as f64 / (dims as f64 - 2.0)),
+            _ => base,
         };
         Rope { dims, base, traditional: false, scaling }
     }

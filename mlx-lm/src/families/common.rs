@@ -37,6 +37,11 @@ pub struct Dims {
 
 /// Reads [`Dims`] under their usual keys; `head_dim` defaults to hidden / heads, `num_key_value_heads` to heads.
 pub fn dims(c: &Config) -> Result<Dims> {
+    dims_with_layers(c, "num_hidden_layers")
+}
+
+/// As [`dims`], with the number of layers under another key.
+pub fn dims_with_layers(c: &Config, layers: &str) -> Result<Dims> {
     let (hidden, heads) = (size(c, "hidden_size")?, size(c, "num_attention_heads")?);
     if heads == 0 {
         return Err(c.error("num_attention_heads", "must not be 0"));
@@ -47,7 +52,7 @@ pub fn dims(c: &Config) -> Result<Dims> {
     }
     Ok(Dims {
         hidden,
-        layers: size(c, "num_hidden_layers")?,
+        layers: size(c, layers)?,
         vocab: size(c, "vocab_size")?,
         inner: size(c, "intermediate_size")?,
         heads,
@@ -55,6 +60,37 @@ pub fn dims(c: &Config) -> Result<Dims> {
         head_dim: size_or(c, "head_dim", hidden / heads)?,
         eps: c.f32_or("rms_norm_eps", 1e-6f32)?,
     })
+}
+
+/// [`Dims`] under GPT-2's keys: `n_embd`, `n_layer`, `n_head`, `n_inner`; `eps` is `layer_norm_epsilon`.
+pub fn gpt_dims(c: &Config) -> Result<Dims> {
+    let (hidden, heads) = (size(c, "n_embd")?, size(c, "n_head")?);
+    if heads == 0 || hidden % heads != 0 {
+        return Err(c.error("n_head", format!("{heads} does not divide n_embd {hidden}")));
+    }
+    Ok(Dims {
+        hidden,
+        layers: size(c, "n_layer")?,
+        vocab: size(c, "vocab_size")?,
+        inner: size_or(c, "n_inner", 4 * hidden)?,
+        heads,
+        kv_heads: heads,
+        head_dim: hidden / heads,
+        eps: c.f32_or("layer_norm_epsilon", 1e-5f32)?,
+    })
+}
+
+/// `tie_word_embeddings`, with the family's default.
+pub fn tied_or(c: &Config, default: bool) -> Result<bool> {
+    Ok(c.tie_word_embeddings()?.unwrap_or(default))
+}
+
+/// As [`plain_checkpoint`], for families whose head is tied by default.
+pub fn tied_checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    if tied_or(c, true)? {
+        t.drop_where(|n| n.starts_with("lm_head."));
+    }
+    plain_checkpoint(c, t)
 }
 
 /// Attention of the usual form, with the config's rotary embedding.

@@ -15,7 +15,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let mlp = swiglu(&d).bias(c.flag_or("mlp_bias", false)?);
     let types = c.opt_strings("layer_types")?;
     let window = c.opt_usize("sliding_window")?.map(|w| w as i32);
-    let layers = (0..d.layers as usize)
+    // a list of layer types decides how many layers there are
+    let layers = (0..types.as_ref().map_or(d.layers as usize, Vec::len))
         .map(|i| {
             let mut mixer = full.clone();
             if let (Some(t), Some(w)) = (types.as_ref().and_then(|t| t.get(i)), window)

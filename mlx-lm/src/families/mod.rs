@@ -28,17 +28,32 @@ macro_rules! families {
 }
 
 families! {
+    cohere,
     ernie4_5,
+    exaone,
     gemma3,
+    glm,
+    gpt2,
+    gpt_bigcode,
+    gpt_neox,
+    gptj,
     granite,
     helium,
+    hunyuan_v1_dense,
+    internlm2,
+    internlm3,
     llama,
     mimo,
     minicpm,
+    nemotron,
+    phi,
+    qwen,
     qwen2,
     qwen3,
     qwen3_moe,
     seed_oss,
+    stablelm,
+    starcoder2,
     telechat3,
 }
 

@@ -137,6 +137,10 @@ impl Tensors {
         let names: Vec<String> = self.names().filter(|n| which(n)).map(String::from).collect();
         names.iter().try_for_each(|n| self.change(n, &f))
     }
+    /// Swaps the last two axes of every tensor whose name `which` accepts (GPT-2's [in, out] matrices).
+    pub fn transpose_where(&mut self, which: impl Fn(&str) -> bool) -> Result<()> {
+        self.change_where(which, |a| mx::contiguous(&a.swapaxes(-1, -2)))
+    }
     /// The names that `f` accepts.
     pub fn select(&self, f: impl Fn(&str) -> bool) -> Vec<String> {
         self.names().filter(|n| f(n)).map(String::from).collect()

@@ -1,0 +1,25 @@
+//! EXAONE 3: llama under names of its own.
+
+use super::Family;
+use super::common::{Dims, attention, dims_with_layers, rms, swiglu, tied_checkpoint, tied_or};
+use crate::Result;
+use crate::blueprint::{Blueprint, Branch, Layer};
+use crate::config::Config;
+
+pub const FAMILY: Family = Family { model_types: &["exaone"], blueprint, checkpoint: tied_checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims_with_layers(c, "num_layers")?;
+    let d = Dims { eps: c.f32_or("layer_norm_epsilon", 1e-5f32)?, ..d };
+    let mixer = attention(c, &d)?.output("out_proj").bias(c.flag_or("attention_bias", false)?);
+    let mlp = swiglu(&d).gated_as("c_fc_0", "c_fc_1", "c_proj").bias(c.flag_or("mlp_bias", false)?);
+    let layer = Layer::sequential([
+        Branch::mixer("ln_1", rms(&d), "attn.attention", mixer),
+        Branch::ffn("ln_2", rms(&d), "mlp", mlp),
+    ]);
+    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, true)?, vec![layer; d.layers as usize]).paths(
+        "transformer.wte",
+        "transformer.h",
+        "transformer.ln_f",
+    ))
+}

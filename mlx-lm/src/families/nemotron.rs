@@ -1,0 +1,24 @@
+//! Nemotron (Minitron): layer norms stored as weight - 1, a plain squared-ReLU MLP, half of each head rotates.
+
+use super::Family;
+use super::common::{dims, plain_checkpoint, tied_or};
+use crate::Result;
+use crate::blueprint::{Activation, Attention, Blueprint, Branch, Layer, Mlp, Norm, NormKind, Rope};
+use crate::config::Config;
+
+pub const FAMILY: Family = Family { model_types: &["nemotron"], blueprint, checkpoint: plain_checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let norm = Norm { kind: NormKind::Layer { bias: true, offset: 1.0 }, eps: c.f32_or("norm_eps", 1e-5f32)? };
+    let mixer = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim)
+        .rope(Rope::partial(&c.rope()?, d.head_dim, 0.5, 10_000.0))
+        .bias(c.flag_or("attention_bias", false)?);
+    let mlp = Mlp::plain(d.hidden, d.inner, Activation::Relu2, "up_proj", "down_proj")
+        .bias(c.flag_or("mlp_bias", false)?);
+    let layer = Layer::sequential([
+        Branch::mixer("input_layernorm", norm, "self_attn", mixer),
+        Branch::ffn("post_attention_layernorm", norm, "mlp", mlp),
+    ]);
+    Ok(Blueprint::new(d.vocab, d.hidden, norm, tied_or(c, false)?, vec![layer; d.layers as usize]))
+}

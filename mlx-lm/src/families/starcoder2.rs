@@ -1,0 +1,21 @@
+//! StarCoder 2: layer norm, biases everywhere, a plain GELU MLP.
+
+use super::Family;
+use super::common::{attention, dims, tied_checkpoint, tied_or};
+use crate::Result;
+use crate::blueprint::{Activation, Blueprint, Branch, Layer, Mlp, Norm, Rope};
+use crate::config::Config;
+
+pub const FAMILY: Family = Family { model_types: &["starcoder2"], blueprint, checkpoint: tied_checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let norm = Norm::layer(c.f32_or("norm_epsilon", 1e-5f32)?, true);
+    let mixer = attention(c, &d)?.bias(true).rope(Rope::from_config(&c.rope()?, d.head_dim, 100_000.0));
+    let mlp = Mlp::plain(d.hidden, d.inner, Activation::Gelu, "c_fc", "c_proj").bias(true);
+    let layer = Layer::sequential([
+        Branch::mixer("input_layernorm", norm, "self_attn", mixer),
+        Branch::ffn("post_attention_layernorm", norm, "mlp", mlp),
+    ]);
+    Ok(Blueprint::new(d.vocab, d.hidden, norm, tied_or(c, true)?, vec![layer; d.layers as usize]))
+}
