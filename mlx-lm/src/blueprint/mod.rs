@@ -8,6 +8,8 @@
 pub mod attention;
 pub mod cache;
 pub mod ffn;
+pub mod gated_delta;
+pub mod mla;
 pub mod moe;
 pub mod norm;
 pub mod rope;
@@ -15,6 +17,8 @@ pub mod rope;
 pub use attention::{Attention, FusedQkv, OutputGate, Projections, QkNorm, QkNormKind};
 pub use cache::CacheKind;
 pub use ffn::{Activation, Mlp, MlpNames};
+pub use gated_delta::{GatedDelta, GatedDeltaLayout};
+pub use mla::Mla;
 pub use moe::{Experts, GroupScore, Groups, Moe, Router, RouterWeights, Scoring, Shared};
 pub use norm::{Norm, NormKind};
 pub use rope::{Rope, RopeScaling};

@@ -126,6 +126,11 @@ impl Config {
     pub fn raw(&self) -> &Map<String, Value> {
         &self.raw
     }
+    /// The key stands there with an explicit null, which some families tell from its absence.
+    pub fn is_null(&self, key: &str) -> bool {
+        let null = |v: Option<&Value>| v.is_some_and(Value::is_null);
+        null(self.raw.get(key)) || TEXT_KEYS.iter().any(|t| null(self.raw.get(*t).and_then(|t| t.get(key))))
+    }
     /// The family's name, aliases resolved (`mistral` is `llama`).
     pub fn model_type(&self) -> &str {
         &self.model_type

@@ -218,6 +218,10 @@ impl ForeignQuant {
             ForeignQuant::Unknown { method } => method,
         }
     }
+    /// Whether loading can bring these weights into dense or packed form.
+    pub fn is_known(&self) -> bool {
+        !matches!(self, ForeignQuant::Jang { .. } | ForeignQuant::Unknown { .. })
+    }
     /// MLX parameters whose packed form these weights become without loss of what is stored; `None` when they are
     /// dequantised instead.
     pub fn mlx(&self) -> Option<QuantParams> {

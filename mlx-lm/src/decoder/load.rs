@@ -1,9 +1,9 @@
 //! From a model directory or GGUF file to a decoder.
 
 use super::{Decoder, Registry};
-use crate::config::Config;
+use crate::config::{Config, QuantConfig, Quantization};
 use crate::families;
-use crate::weights::{Checkpoint, Leaves, Tensors};
+use crate::weights::{Checkpoint, Leaves, Tensors, foreign};
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -44,7 +44,10 @@ impl Model {
     pub fn from_checkpoint(config: Config, checkpoint: &Checkpoint, options: LoadOptions<'_>) -> Result<Model> {
         let family = families::find(&config)?;
         let blueprint = (family.blueprint)(&config)?;
-        let quant = config.quantization()?.mlx()?;
+        let (quant, foreign) = match config.quantization()? {
+            Quantization::Foreign(f) if f.is_known() => (f.mlx().map(QuantConfig::new), Some(f)),
+            other => (other.mlx()?, None),
+        };
         let mut tensors = Tensors::open(checkpoint)?;
         tensors.cast_floats(options.dtype);
         let registry = options.registry.unwrap_or_else(Registry::builtin);
@@ -52,6 +55,9 @@ impl Model {
         let progress = options.progress.unwrap_or(&mut silent);
         // shapes that no op accepts become errors, not crashes
         let decoder = mlx::catch(|| -> Result<Decoder> {
+            if let Some(f) = &foreign {
+                foreign::convert(f, &mut tensors)?;
+            }
             (family.checkpoint)(&config, &mut tensors)?;
             Decoder::build_with(blueprint, &registry, Leaves::new(tensors, quant), progress)
         })

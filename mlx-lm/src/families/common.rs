@@ -42,6 +42,15 @@ pub fn dims(c: &Config) -> Result<Dims> {
 
 /// As [`dims`], with the number of layers under another key.
 pub fn dims_with_layers(c: &Config, layers: &str) -> Result<Dims> {
+    Ok(Dims { inner: size(c, "intermediate_size")?, ..read_dims(c, layers)? })
+}
+
+/// As [`dims`] for models of experts only, whose configs have no width of a dense MLP: `inner` is then 0.
+pub fn dims_of_experts(c: &Config) -> Result<Dims> {
+    read_dims(c, "num_hidden_layers")
+}
+
+fn read_dims(c: &Config, layers: &str) -> Result<Dims> {
     let (hidden, heads) = (size(c, "hidden_size")?, size(c, "num_attention_heads")?);
     if heads == 0 {
         return Err(c.error("num_attention_heads", "must not be 0"));
@@ -54,7 +63,7 @@ pub fn dims_with_layers(c: &Config, layers: &str) -> Result<Dims> {
         hidden,
         layers: size(c, layers)?,
         vocab: size(c, "vocab_size")?,
-        inner: size(c, "intermediate_size")?,
+        inner: size_or(c, "intermediate_size", 0)?,
         heads,
         kv_heads,
         head_dim: size_or(c, "head_dim", hidden / heads)?,

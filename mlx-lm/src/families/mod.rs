@@ -29,6 +29,7 @@ macro_rules! families {
 
 families! {
     cohere,
+    deepseek_v3,
     ernie4_5,
     exaone,
     gemma3,
@@ -51,6 +52,7 @@ families! {
     qwen2,
     qwen3,
     qwen3_moe,
+    qwen3_next,
     seed_oss,
     stablelm,
     starcoder2,

@@ -4,9 +4,15 @@
 //! declared. It knows nothing of families, prefixes or checkpoint formats.
 
 mod attention;
+pub mod conv;
+pub mod delta;
+mod gated_delta;
+mod mla;
 pub mod rope;
 
 pub use attention::Attention;
+pub use gated_delta::GatedDelta;
+pub use mla::Mla;
 
 use crate::cache::Cache;
 use crate::decoder::{Around, Registry, Step};
@@ -32,4 +38,6 @@ pub trait Mixer: Module {
 /// All mixers of this crate.
 pub fn register(r: &mut Registry) {
     r.mixer(attention::build);
+    r.mixer(gated_delta::build);
+    r.mixer(mla::build);
 }

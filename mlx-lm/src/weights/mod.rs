@@ -6,6 +6,7 @@
 mod bytes;
 mod checkpoint;
 mod dtype;
+pub mod foreign;
 pub mod gguf;
 mod inspect;
 mod leaves;

@@ -1,0 +1,129 @@
+//! DeepSeek-V3 (kimi_k2, joyai_llm_flash; the text of kimi_vl and kimi_k25) and GLM-4.7-Flash: latent attention, experts
+//! chosen by bias-corrected sigmoids within groups.
+
+use super::Family;
+use super::common::{Dims, dims, llama_layer, rms, size, size_or, stack_experts};
+use crate::blueprint::{Blueprint, GroupScore, Groups, Layer, Mla, Mlp, Moe, Rope, Router, RouterWeights};
+use crate::config::{Config, RopeKind};
+use crate::weights::Tensors;
+use crate::{Error, Result};
+
+pub const FAMILY: Family = Family {
+    model_types: &["deepseek_v3", "glm4_moe_lite", "kimi_vl", "kimi_k25"],
+    blueprint,
+    checkpoint,
+};
+
+fn lite(c: &Config) -> bool {
+    c.model_type() == "glm4_moe_lite"
+}
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let mut d = dims(c)?;
+    if lite(c) {
+        d.eps = c.f32_or("rms_norm_eps", 1e-5f32)?;
+    }
+    let mla = mla(c, &d)?;
+    let experts = size_or(c, "n_routed_experts", if lite(c) { 64 } else { 0 })?;
+    let first = size_or(c, "first_k_dense_replace", lite(c) as i32)?;
+    let every = size_or(c, "moe_layer_freq", 1)?.max(1);
+    let moe = if experts > 0 { Some(moe(c, &d, experts)?) } else { None };
+    let layers = (0..d.layers)
+        .map(|i| match &moe {
+            Some(m) if i >= first && i % every == 0 => llama_layer(&d, mla.clone(), m.clone()),
+            _ => llama_layer(&d, mla.clone(), Mlp::swiglu(d.hidden, d.inner)),
+        })
+        .collect::<Vec<Layer>>();
+    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), false, layers))
+}
+
+/// The attention of the family, with YaRN's factor in its scale.
+pub fn mla(c: &Config, d: &Dims) -> Result<Mla> {
+    let rope = c.rope()?;
+    let (nope_dim, rope_dim) = (size_or(c, "qk_nope_head_dim", 128)?, size_or(c, "qk_rope_head_dim", 64)?);
+    let mut scale = ((nope_dim + rope_dim) as f32).powf(-0.5);
+    if let RopeKind::Yarn(y) = &rope.kind
+        && y.mscale_all_dim != 0.0
+        && y.factor > 1.0
+    {
+        let m = 0.1 * y.mscale_all_dim * y.factor.ln() + 1.0;
+        scale *= (m * m) as f32;
+    }
+    let theta = if lite(c) { 1_000_000.0 } else { 10_000.0 };
+    Ok(Mla {
+        hidden: d.hidden,
+        heads: d.heads,
+        // an explicit null has no bottleneck, an absent key the default one
+        q_rank: match c.opt_usize("q_lora_rank")? {
+            Some(r) => Some(r as i32),
+            None if c.is_null("q_lora_rank") => None,
+            None => Some(if lite(c) { 768 } else { 1536 }),
+        },
+        kv_rank: size_or(c, "kv_lora_rank", 512)?,
+        nope_dim,
+        rope_dim,
+        v_dim: size_or(c, "v_head_dim", if lite(c) { 256 } else { 128 })?,
+        bias: c.flag_or("attention_bias", false)?,
+        eps: if lite(c) { d.eps } else { 1e-6 },
+        scale,
+        rope: Some(Rope::from_config(&rope, rope_dim, theta).traditional(true)),
+    })
+}
+
+fn moe(c: &Config, d: &Dims, experts: i32) -> Result<Moe> {
+    let groups = Groups {
+        count: size_or(c, "n_group", 1)?,
+        top: size_or(c, "topk_group", 1)?,
+        score: GroupScore::TopTwo,
+        fill: 0.0,
+    };
+    let top_k = size_or(c, "num_experts_per_tok", if lite(c) { 4 } else { 1 })?;
+    let normalise = c.flag_or("norm_topk_prob", true)? && top_k > 1;
+    let mut router =
+        Router::noaux(Some(groups), normalise, c.f32_or("routed_scaling_factor", if lite(c) { 1.8f32 } else { 1.0 })?);
+    if normalise && !lite(c) {
+        router.weights = RouterWeights::Normalised { eps: 0.0 };
+    }
+    let inner = size(c, "moe_intermediate_size")?;
+    let moe = Moe::swiglu(d.hidden, inner, experts, top_k, router);
+    Ok(match size_or(c, "n_shared_experts", lite(c) as i32)? {
+        0 => moe,
+        n => moe.shared("shared_experts", Mlp::swiglu(d.hidden, inner * n), None),
+    })
+}
+
+pub fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    let d = dims(c)?;
+    let towers = ["vision_tower.", "vision_model.", "multi_modal_projector.", "mm_projector."];
+    t.drop_where(|n| towers.iter().any(|p| n.starts_with(p)) || n.ends_with("rotary_emb.inv_freq"));
+    t.replace_prefix("language_model.", "")?;
+    // layers behind the last one predict further tokens
+    let extra = |n: &str| n.strip_prefix("model.layers.").and_then(|r| r.split('.').next()?.parse::<i32>().ok());
+    t.drop_where(|n| extra(n).is_some_and(|i| i >= d.layers));
+    let experts = size_or(c, "n_routed_experts", 0)?;
+    if experts > 0 {
+        stack_experts(t, d.layers, experts, "mlp.experts", "mlp.switch_mlp")?;
+    }
+    split_kv_b(c, t, &d)
+}
+
+/// `kv_b_proj` [H (nope + v), rank] becomes `embed_q` [H, rank, nope] and `unembed_out` [H, v, rank]; a packed one is
+/// packed again in its own form.
+pub fn split_kv_b(c: &Config, t: &mut Tensors, d: &Dims) -> Result<()> {
+    let m = mla(c, d)?;
+    for l in 0..d.layers {
+        let at = format!("model.layers.{l}.self_attn");
+        crate::weights::foreign::split_heads(
+            t,
+            &format!("{at}.kv_b_proj"),
+            m.heads,
+            m.kv_rank,
+            &[(m.nope_dim, format!("{at}.embed_q"), true), (m.v_dim, format!("{at}.unembed_out"), false)],
+        )
+        .map_err(|e| match e {
+            Error::Mlx(e) => Error::tensor(format!("{at}.kv_b_proj"), e.to_string()),
+            e => e,
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! Weights of other tools, brought into dense or MLX's packed form tensor by tensor.
+
+use super::Tensors;
+use crate::config::ForeignQuant;
+use crate::{Error, Result};
+use mlx::{self as mx, Array, Quant};
+
+/// Brings the weights of a format that is the same for all families into dense or packed form; what a family stores in
+/// its own way (gpt_oss blocks, ternary weights) is left to its file.
+pub fn convert(f: &ForeignQuant, t: &mut Tensors) -> Result<()> {
+    match f {
+        ForeignQuant::Awq { bits, group_size, .. } | ForeignQuant::Gptq { bits, group_size, .. } => {
+            unpack_columns(t, *bits as i32, *group_size as i32)
+        }
+        ForeignQuant::CompressedTensors { format, .. } if format == "pack-quantized" => unpack_int4(t),
+        ForeignQuant::Fp8 { block, .. } => dequantize_fp8(t, block.map_or(128, |b| b[0] as i32)),
+        _ => Ok(()),
+    }
+}
+
+/// AutoAWQ and GPTQ: `qweight` [in, out / 8] with eight interleaved 4-bit codes a word, `scales` [groups, out], `qzeros`
+/// [groups, out / 8]; they become MLX's affine form.
+fn unpack_columns(t: &mut Tensors, bits: i32, group: i32) -> Result<()> {
+    if let Some(name) = t.select(|n| n.ends_with(".g_idx")).first() {
+        return Err(Error::tensor(name, "groups in another order than the columns are not supported"));
+    }
+    for name in t.select(|n| n.ends_with(".qweight")) {
+        if bits != 4 {
+            return Err(Error::tensor(name, format!("{bits}-bit columns are not supported, only 4-bit ones")));
+        }
+        let base = name.trim_end_matches("qweight").to_string();
+        let words = t.take(&name)?;
+        let scales = t.take(&format!("{base}scales"))?;
+        let zeros = if t.has(&format!("{base}qzeros")) { Some(t.take(&format!("{base}qzeros"))?) } else { None };
+        let (weight, scales, biases) = mx::catch(|| affine_columns(&words, &scales, zeros.as_ref()))?;
+        if mx::catch(|| weight.dim(-1) * 8 != scales.dim(-1) * group)? {
+            return Err(Error::tensor(name, format!("{:?} codes do not make groups of {group}", weight.shape())));
+        }
+        t.insert(format!("{base}weight"), weight);
+        t.insert(format!("{base}scales"), scales);
+        t.insert(format!("{base}biases"), biases);
+    }
+    Ok(())
+}
+
+/// Codes [rows, 8 * words] of interleaved words: code i of a word stands at place (0, 4, 1, 5, 2, 6, 3, 7)[i].
+fn codes(words: &Array) -> Array {
+    let shifts = Array::from([0u32, 16, 4, 20, 8, 24, 12, 28]);
+    let words = words.view(mx::Dtype::Uint32);
+    let all = (words.expand_dims(-1) >> shifts) & Array::from(15u32);
+    all.flatten(-2, -1)
+}
+
+fn affine_columns(words: &Array, scales: &Array, zeros: Option<&Array>) -> (Array, Array, Array) {
+    let q = codes(words).t();
+    let [out, input] = q.dims();
+    let places = Array::from((0..8u32).map(|i| 4 * i).collect::<Vec<_>>());
+    let weight = (q.reshape([out, input / 8, 8]) << places).sum(-1).astype(mx::Dtype::Uint32);
+    let scales = mx::contiguous(&scales.t());
+    let wide = scales.astype(mx::Dtype::Float32);
+    let biases = match zeros {
+        Some(z) => -codes(z).t().astype(mx::Dtype::Float32) * &wide,
+        None => &wide * -8.0,
+    };
+    let biases = biases.astype(scales.dtype());
+    (weight, scales, biases)
+}
+
+/// Block-scaled e4m3 weights (`weight` + `weight_scale_inv` per block x block) become bf16.
+pub fn dequantize_fp8(t: &mut Tensors, block: i32) -> Result<()> {
+    for name in t.select(|n| n.ends_with("weight_scale_inv")) {
+        let weight = name.replace("_scale_inv", "");
+        if !t.has(&weight) {
+            return Err(Error::tensor(weight, format!("missing beside {name}")));
+        }
+        let scale = t.take(&name)?;
+        let w = t.take(&weight)?;
+        let dense = mx::catch(|| fp8_blocks(&w, &scale, block))?;
+        t.insert(weight, dense);
+    }
+    Ok(())
+}
+
+fn fp8_blocks(w: &Array, scale: &Array, block: i32) -> Array {
+    let w = mx::from_fp8(w, mx::Dtype::Bfloat16);
+    if scale.ndim() != 2 || w.ndim() != 2 {
+        return (w * scale).astype(mx::Dtype::Bfloat16);
+    }
+    let [m, n] = w.dims();
+    let (down, side) = ((block - m % block) % block, (block - n % block) % block);
+    let w = mx::pad(&w, &[(0, down), (0, side)], 0.0, mx::PadMode::Constant);
+    let blocks = w.reshape([(m + down) / block, block, (n + side) / block, block]);
+    let scaled = (blocks * scale.expand_dims([1, 3])).reshape([m + down, n + side]);
+    mx::contiguous(&scaled.slice_axis(0, 0..m).slice_axis(1, 0..n)).astype(mx::Dtype::Bfloat16)
+}
+
+/// compressed-tensors' packed int4 (`weight_packed`, `weight_scale`, `weight_shape`): codes are offset by 8.
+pub fn unpack_int4(t: &mut Tensors) -> Result<()> {
+    for name in t.select(|n| n.ends_with("weight_shape")) {
+        let base = name.trim_end_matches("weight_shape").to_string();
+        t.remove(&name);
+        let packed = t.take(&format!("{base}weight_packed"))?;
+        let scale = t.take(&format!("{base}weight_scale"))?;
+        t.insert(format!("{base}weight"), mx::catch(|| packed.view(mx::Dtype::Uint32))?);
+        t.insert(format!("{base}biases"), mx::catch(|| &scale * -8.0)?);
+        t.insert(format!("{base}scales"), scale);
+    }
+    Ok(())
+}
+
+/// Cuts the rows of `name` [H * sum, width], head by head, into parts [H, rows, width], transposed where asked; packed
+/// weights are packed again with their own bits and group.
+pub fn split_heads(t: &mut Tensors, name: &str, heads: i32, width: i32, parts: &[(i32, String, bool)]) -> Result<()> {
+    let weight = format!("{name}.weight");
+    if !t.has(&weight) {
+        return Ok(());
+    }
+    let mut w = t.take(&weight)?;
+    let mut quant = None;
+    if t.has(&format!("{name}.scales")) {
+        let (scales, biases) = (t.take(&format!("{name}.scales"))?, t.take(&format!("{name}.biases"))?);
+        let (words, groups) = (mx::catch(|| w.dim(-1))?, mx::catch(|| scales.dim(-1))?);
+        if groups == 0 || width % groups != 0 || words * 32 % width != 0 {
+            return Err(Error::tensor(weight, format!("packed {:?} does not hold {width} inputs", w.shape())));
+        }
+        let q = Quant::affine(width / groups, words * 32 / width);
+        w = mx::catch(|| mx::dequantize(&w, &scales, Some(&biases), q, None))?;
+        quant = Some(q);
+    }
+    let rows: i32 = parts.iter().map(|p| p.0).sum();
+    if w.shape() != [heads * rows, width] {
+        return Err(Error::tensor(weight, format!("shape {:?}, expected {:?}", w.shape(), [heads * rows, width])));
+    }
+    let w = mx::catch(|| w.reshape([heads, rows, width]))?;
+    let mut at = 0;
+    for (n, to, transposed) in parts {
+        let part = mx::catch(|| {
+            let p = w.slice_axis(1, at..at + n);
+            mx::contiguous(&if *transposed { p.swapaxes(-1, -2) } else { p })
+        })?;
+        at += n;
+        match quant {
+            None => t.insert(format!("{to}.weight"), part),
+            Some(q) => {
+                let (w, s, b) = mx::catch(|| mx::quantize(&part, q))?;
+                t.insert(format!("{to}.weight"), w);
+                t.insert(format!("{to}.scales"), s);
+                if let Some(b) = b {
+                    t.insert(format!("{to}.biases"), b);
+                }
+            }
+        }
+    }
+    Ok(())
+}
