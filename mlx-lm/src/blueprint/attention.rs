@@ -32,14 +32,43 @@ pub struct Attention {
     pub clip_qkv: Option<f32>,
     /// Attention in float32 whatever the dtype.
     pub f32_scores: bool,
+    /// Query head h reads kv head h modulo their number, in place of neighbours (plamo).
+    pub tiled_kv: bool,
+    pub share: KvShare,
     pub cache: CacheKind,
+}
+
+/// Keys and values shared by layers of one pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KvShare {
+    None,
+    /// Later layers may take them under this name.
+    Leave(String),
+    /// Those of an earlier layer; no projections and no cache of its own.
+    Take(String),
 }
 
 /// Leaf names of the projections into heads.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Projections {
-    Separate { q: String, k: String, v: String },
-    Fused { name: String, layout: FusedQkv },
+    Separate {
+        q: String,
+        k: String,
+        v: String,
+    },
+    Fused {
+        name: String,
+        layout: FusedQkv,
+    },
+    /// Values are the keys before norm and rotation (gemma4).
+    KeyIsValue {
+        q: String,
+        k: String,
+    },
+    /// Keys and values come from another layer.
+    Query {
+        q: String,
+    },
 }
 
 /// Row order of a fused projection.
@@ -110,6 +139,8 @@ impl Attention {
             gate: None,
             clip_qkv: None,
             f32_scores: false,
+            tiled_kv: false,
+            share: KvShare::None,
             cache: CacheKind::Kv,
         }
     }

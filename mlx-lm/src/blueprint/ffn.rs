@@ -56,12 +56,26 @@ pub enum MlpNames {
         gate_up: String,
         down: String,
     },
+    /// Up rows, then gate rows (olmo).
+    FusedUpGate {
+        up_gate: String,
+        down: String,
+    },
     Plain {
         up: String,
         down: String,
     },
 }
 
+/// down(xielu(up(x))): a learned, trainable activation whose leaves lie in `act_fn` (apertus).
+#[derive(Debug, Clone)]
+pub struct XieluMlp {
+    pub hidden: i32,
+    pub inner: i32,
+    pub bias: bool,
+}
+
+crate::spec!(XieluMlp, "xielu_mlp");
 crate::spec!(Mlp, "mlp");
 
 impl Mlp {

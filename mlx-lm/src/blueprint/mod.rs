@@ -12,15 +12,17 @@ pub mod gated_delta;
 pub mod mla;
 pub mod moe;
 pub mod norm;
+pub mod per_layer;
 pub mod rope;
 
-pub use attention::{Attention, FusedQkv, OutputGate, Projections, QkNorm, QkNormKind};
+pub use attention::{Attention, FusedQkv, KvShare, OutputGate, Projections, QkNorm, QkNormKind};
 pub use cache::CacheKind;
-pub use ffn::{Activation, Mlp, MlpNames};
+pub use ffn::{Activation, Mlp, MlpNames, XieluMlp};
 pub use gated_delta::{GatedDelta, GatedDeltaLayout};
 pub use mla::Mla;
-pub use moe::{Experts, GroupScore, Groups, Moe, Router, RouterWeights, Scoring, Shared};
+pub use moe::{DualMoe, Experts, GroupScore, Groups, Moe, Router, RouterWeights, Scoring, Shared};
 pub use norm::{Norm, NormKind};
+pub use per_layer::{LayerInput, PerLayerInputs};
 pub use rope::{Rope, RopeScaling};
 
 use std::any::Any;
@@ -132,6 +134,8 @@ pub enum Tied {
 #[derive(Debug, Clone)]
 pub struct Layer {
     pub body: LayerBody,
+    /// Leaf name of one learned factor on the output (gemma4).
+    pub scalar: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -198,13 +202,13 @@ impl Branch {
 
 impl Layer {
     pub fn sequential(branches: impl Into<Vec<Branch>>) -> Self {
-        Layer { body: LayerBody::Sequential(branches.into()) }
+        Layer { body: LayerBody::Sequential(branches.into()), scalar: None }
     }
     pub fn parallel(norm: Option<(String, Norm)>, branches: impl Into<Vec<Branch>>) -> Self {
-        Layer { body: LayerBody::Parallel { norm, branches: branches.into() } }
+        Layer { body: LayerBody::Parallel { norm, branches: branches.into() }, scalar: None }
     }
     pub fn custom(part: impl Spec) -> Self {
-        Layer { body: LayerBody::Custom(Rc::new(part)) }
+        Layer { body: LayerBody::Custom(Rc::new(part)), scalar: None }
     }
 
     /// The cache that this layer needs.

@@ -96,6 +96,16 @@ pub struct Shared {
     pub gate: Option<String>,
 }
 
+/// A dense MLP and experts side by side, each between norms of its own (gemma4); the router sees the input.
+#[derive(Debug, Clone)]
+pub struct DualMoe {
+    pub dense: super::Mlp,
+    /// Experts under `experts.switch_glu`; its router is not used.
+    pub moe: Moe,
+    pub eps: f32,
+}
+
+crate::spec!(DualMoe, "dual_moe");
 crate::spec!(Moe, "moe");
 
 impl Router {

@@ -46,6 +46,13 @@ impl Cache for Slots {
     fn each(&self, f: &mut dyn FnMut(&Array)) {
         self.slots.iter().flatten().for_each(f);
     }
+    fn trim(&mut self, n: i32) -> i32 {
+        if self.slots.is_empty() { n } else { 0 }
+    }
+    /// A layer without state forgets nothing.
+    fn is_trimmable(&self) -> bool {
+        self.slots.is_empty()
+    }
     fn boxed_clone(&self) -> Box<dyn Cache> {
         Box::new(self.clone())
     }

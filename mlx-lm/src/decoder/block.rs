@@ -36,12 +36,16 @@ pub(super) fn build(layer: &Layer, hidden: i32, r: &Registry, leaves: &Leaves) -
             })
             .collect::<Result<Vec<_>>>()
     };
+    let scalar = layer.scalar.as_ref().map(|name| leaves.param(name, &[1])).transpose()?;
     Ok(match &layer.body {
-        LayerBody::Sequential(specs) => Box::new(Residual { norm: None, branches: branches(specs)?, parallel: false }),
+        LayerBody::Sequential(specs) => {
+            Box::new(Residual { norm: None, branches: branches(specs)?, parallel: false, scalar })
+        }
         LayerBody::Parallel { norm, branches: specs } => Box::new(Residual {
             norm: norm.as_ref().map(|(name, n)| Norm::load(leaves, name, n, &[hidden])).transpose()?,
             branches: branches(specs)?,
             parallel: true,
+            scalar,
         }),
         LayerBody::Custom(spec) => return r.build_block(spec.as_ref(), leaves),
     })
@@ -139,9 +143,15 @@ struct Residual {
     norm: Option<Leaf<Norm>>,
     branches: Vec<Branch>,
     parallel: bool,
+    /// A learned factor on the output.
+    scalar: Option<Leaf<Param>>,
 }
 
 impl Residual {
+    fn scaled(&self, x: Array) -> Array {
+        self.scalar.as_ref().map_or_else(|| x.clone(), |s| &x * s.value())
+    }
+
     fn has_many_caches(&self) -> bool {
         self.branches.iter().filter(|b| matches!(b.sublayer, Sublayer::Mixer(_))).count() > 1
     }
@@ -169,14 +179,14 @@ impl Block for Residual {
                 let y = b.forward(&x, step, cache, many);
                 x = b.join(x, y);
             }
-            return x;
+            return self.scaled(x);
         }
         let input = self.norm.as_ref().map_or_else(|| x.clone(), |n| n.forward(&x));
         for b in &self.branches {
             let y = b.forward(&input, step, cache, many);
             x = b.join(x, y);
         }
-        x
+        self.scaled(x)
     }
 }
 
@@ -192,6 +202,7 @@ macro_rules! walk {
             });
             mlx::nn::module::$field(& $($mut)? b.post_norm, "post_norm", $path, $f);
         }
+        mlx::nn::module::$field(& $($mut)? $self.scalar, "scalar", $path, $f);
     }};
 }
 

@@ -4,14 +4,16 @@ mod block;
 mod head;
 mod load;
 pub mod norm;
+mod prologue;
 mod random;
 mod registry;
 mod step;
 
 pub use block::Block;
 pub use load::{LoadOptions, Model};
+pub use prologue::Prologue;
 pub use registry::Registry;
-pub use step::{Around, Step};
+pub use step::{Around, SharedKv, Step};
 
 use crate::blueprint::{Blueprint, CacheKind};
 use crate::cache::{self, Cache, Caches};
@@ -27,6 +29,7 @@ use norm::Norm;
 pub struct Decoder {
     blueprint: Blueprint,
     embed: Embed,
+    prologue: Option<Box<dyn Prologue>>,
     layers: Vec<Box<dyn Block>>,
     norm: Option<Leaf<Norm>>,
     head: Head,
@@ -47,6 +50,7 @@ impl Decoder {
     ) -> Result<Decoder> {
         let total = blueprint.layers.len();
         let embed = Embed::load(&blueprint, &leaves)?;
+        let prologue = blueprint.prologue.as_ref().map(|p| registry.build_prologue(p.as_ref(), &leaves)).transpose()?;
         let mut layers = Vec::with_capacity(total);
         for (i, layer) in blueprint.layers.iter().enumerate() {
             progress(i, total);
@@ -65,7 +69,7 @@ impl Decoder {
         };
         let head = Head::load(&blueprint, &leaves)?;
         leaves.finish()?;
-        Ok(Decoder { blueprint, embed, layers, norm, head })
+        Ok(Decoder { blueprint, embed, prologue, layers, norm, head })
     }
 
     pub fn blueprint(&self) -> &Blueprint {
@@ -119,7 +123,10 @@ impl Decoder {
         assert_eq!(caches.len(), self.layers.len(), "one cache per layer");
         let step = Step::new(ids);
         let ahead = ids.dim(-1) == 1 && fast::is_fused();
-        let mut h = embeddings;
+        let mut h = match &self.prologue {
+            Some(p) => p.before(embeddings, &step),
+            None => embeddings,
+        };
         for (i, (layer, cache)) in self.layers.iter().zip(caches.iter_mut()).enumerate() {
             if ahead {
                 let next = self.layers.get(i + 1);
@@ -127,7 +134,7 @@ impl Decoder {
             }
             h = layer.forward(h, &step, cache.as_mut());
         }
-        h
+        self.prologue.as_ref().map_or_else(|| h.clone(), |p| p.after(h.clone(), &step))
     }
 
     /// Final norm and head.
@@ -161,6 +168,7 @@ fn in_layer(i: usize, e: Error) -> Error {
 impl Module for Decoder {
     fn visit(&self, path: &mut Path, f: &mut dyn FnMut(&str, &Param)) {
         self.embed.visit(path, f);
+        self.prologue.iter().for_each(|p| p.visit(path, f));
         let layers = &self.layers;
         path.enter(&self.blueprint.layers_path, |path| {
             for (i, layer) in layers.iter().enumerate() {
@@ -172,6 +180,7 @@ impl Module for Decoder {
     }
     fn visit_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, &mut Param)) {
         self.embed.visit_mut(path, f);
+        self.prologue.iter_mut().for_each(|p| p.visit_mut(path, f));
         let layers = &mut self.layers;
         path.enter(&self.blueprint.layers_path, |path| {
             for (i, layer) in layers.iter_mut().enumerate() {
@@ -183,6 +192,7 @@ impl Module for Decoder {
     }
     fn layers_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, LayerMut<'_>)) {
         self.embed.layers_mut(path, f);
+        self.prologue.iter_mut().for_each(|p| p.layers_mut(path, f));
         let layers = &mut self.layers;
         path.enter(&self.blueprint.layers_path, |path| {
             for (i, layer) in layers.iter_mut().enumerate() {

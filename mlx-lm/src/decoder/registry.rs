@@ -1,6 +1,7 @@
 //! Which code builds which part of a blueprint.
 
 use super::block::Block;
+use super::prologue::Prologue;
 use crate::blueprint::Spec;
 use crate::ffn::{self, Ffn};
 use crate::mixers::{self, Mixer};
@@ -17,6 +18,7 @@ pub struct Registry {
     mixers: HashMap<TypeId, Build<dyn Mixer>>,
     ffns: HashMap<TypeId, Build<dyn Ffn>>,
     blocks: HashMap<TypeId, Build<dyn Block>>,
+    prologues: HashMap<TypeId, Build<dyn Prologue>>,
 }
 
 fn lookup<T: ?Sized>(
@@ -53,6 +55,7 @@ impl Registry {
         mixers::register(&mut r);
         ffn::register(&mut r);
         super::block::register(&mut r);
+        super::prologue::register(&mut r);
         r
     }
 
@@ -81,11 +84,20 @@ impl Registry {
         self.blocks.insert(TypeId::of::<S>(), entry!(build));
     }
 
+    /// Registers what runs before and after all layers for its part type.
+    pub fn prologue<S: Spec, P: Prologue + 'static>(&mut self, build: impl Fn(&S, &Leaves) -> Result<P> + 'static) {
+        let build = move |s: &S, l: &Leaves, _: &Registry| build(s, l);
+        self.prologues.insert(TypeId::of::<S>(), entry!(build));
+    }
+
     pub fn build_mixer(&self, spec: &dyn Spec, leaves: &Leaves) -> Result<Box<dyn Mixer>> {
         lookup(&self.mixers, "mixer", spec, leaves, self)
     }
     pub fn build_ffn(&self, spec: &dyn Spec, leaves: &Leaves) -> Result<Box<dyn Ffn>> {
         lookup(&self.ffns, "ffn", spec, leaves, self)
+    }
+    pub fn build_prologue(&self, spec: &dyn Spec, leaves: &Leaves) -> Result<Box<dyn Prologue>> {
+        lookup(&self.prologues, "prologue", spec, leaves, self)
     }
     pub fn build_block(&self, spec: &dyn Spec, leaves: &Leaves) -> Result<Box<dyn Block>> {
         lookup(&self.blocks, "block", spec, leaves, self)

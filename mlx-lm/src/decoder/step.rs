@@ -1,6 +1,6 @@
 //! One forward pass: what layers share while it runs.
 
-use crate::cache::{Kv, MaskKey};
+use crate::cache::{Kv, MaskKey, Position};
 use mlx::Array;
 use mlx::fast::Mask;
 use std::cell::RefCell;
@@ -15,6 +15,16 @@ pub struct Around<'a> {
     pub next: [Option<&'a Array>; 2],
 }
 
+/// Keys and values [B, Hkv, T, D] that a layer leaves for later layers of the same pass, with how queries see them.
+#[derive(Debug, Clone)]
+pub struct SharedKv {
+    pub keys: Array,
+    pub values: Array,
+    pub mask: Mask,
+    /// Where the first new token stands.
+    pub position: Position,
+}
+
 type Masks = HashMap<(MaskKey, i32, Option<i32>, bool), Mask>;
 
 /// The context of one forward pass: masks made once for all layers that need the same one, and arrays that a layer
@@ -23,12 +33,19 @@ pub struct Step<'a> {
     ids: &'a Array,
     masks: RefCell<Masks>,
     shared: RefCell<HashMap<&'static str, Array>>,
+    shared_kv: RefCell<HashMap<String, SharedKv>>,
     next: RefCell<[Option<Array>; 2]>,
 }
 
 impl<'a> Step<'a> {
     pub fn new(ids: &'a Array) -> Self {
-        Step { ids, masks: RefCell::default(), shared: RefCell::default(), next: RefCell::default() }
+        Step {
+            ids,
+            masks: RefCell::default(),
+            shared: RefCell::default(),
+            shared_kv: RefCell::default(),
+            next: RefCell::default(),
+        }
     }
 
     /// The token ids [B, L] of this pass.
@@ -54,6 +71,16 @@ impl<'a> Step<'a> {
 
     pub(super) fn set_next_weights(&self, next: [Option<&Array>; 2]) {
         *self.next.borrow_mut() = next.map(|a| a.cloned());
+    }
+
+    /// Leaves keys and values for later layers of this pass.
+    pub fn put_kv(&self, name: &str, kv: SharedKv) {
+        self.shared_kv.borrow_mut().insert(name.into(), kv);
+    }
+
+    /// The keys and values that an earlier layer left.
+    pub fn get_kv(&self, name: &str) -> Option<SharedKv> {
+        self.shared_kv.borrow().get(name).cloned()
     }
 
     /// Leaves an array for later layers of this pass.

@@ -24,6 +24,7 @@ pub(super) fn build(s: &blueprint::Mlp, leaves: &Leaves) -> Result<Mlp> {
     let (gate_proj, up_proj, down) = match &s.names {
         MlpNames::Gated { gate, up, down } => (Some(inward(gate, s.inner)?), inward(up, s.inner)?, down),
         MlpNames::FusedGated { gate_up, down } => (None, inward(gate_up, 2 * s.inner)?, down),
+        MlpNames::FusedUpGate { up_gate, down } => (None, inward(up_gate, 2 * s.inner)?, down),
         MlpNames::Plain { up, down } => (None, inward(up, s.inner)?, down),
     };
     let down_proj = leaves.linear(down, s.inner, s.hidden, s.bias)?;
@@ -39,6 +40,10 @@ impl Ffn for Mlp {
             (None, MlpNames::FusedGated { .. }) => {
                 let halves = up.split(2, -1);
                 activation::gated(act, &halves[0], &halves[1])
+            }
+            (None, MlpNames::FusedUpGate { .. }) => {
+                let halves = up.split(2, -1);
+                activation::gated(act, &halves[1], &halves[0])
             }
             (None, _) => activation::apply(act, &up),
         };

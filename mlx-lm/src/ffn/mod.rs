@@ -1,9 +1,12 @@
 //! Feed-forward parts: what happens to each token by itself.
 
 pub mod activation;
+mod dual;
 mod experts;
+mod layer_input;
 mod mlp;
 mod moe;
+mod xielu;
 
 pub use experts::Experts;
 pub use mlp::Mlp;
@@ -32,4 +35,7 @@ pub trait Ffn: Module {
 pub fn register(r: &mut Registry) {
     r.ffn(mlp::build);
     r.ffn_with(moe::build);
+    r.ffn_with(dual::build);
+    r.ffn(layer_input::build);
+    r.ffn(xielu::build);
 }

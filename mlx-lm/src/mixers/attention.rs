@@ -2,10 +2,10 @@
 
 use super::{Mixer, rope::Rope};
 use crate::Result;
-use crate::blueprint::{self, FusedQkv, OutputGate, Projections, QkNormKind};
-use crate::cache::{Attend, Cache, KvCache};
+use crate::blueprint::{self, FusedQkv, KvShare, OutputGate, Projections, QkNormKind};
+use crate::cache::{Attend, Cache, KvCache, sdpa};
 use crate::decoder::norm::Norm;
-use crate::decoder::{Around, Step};
+use crate::decoder::{Around, SharedKv, Step};
 use crate::weights::Leaves;
 use mlx::fast::{self, DecodeAttention, Fused};
 use mlx::nn::{Leaf, Linear, Module, Param};
@@ -41,6 +41,8 @@ pub(super) fn build(s: &blueprint::Attention, leaves: &Leaves) -> Result<Attenti
         Projections::Separate { q, k, v } => {
             (q_proj, k_proj, v_proj) = (Some(linear(q, q_rows)?), Some(linear(k, k_rows)?), Some(linear(v, v_rows)?));
         }
+        Projections::KeyIsValue { q, k } => (q_proj, k_proj) = (Some(linear(q, q_rows)?), Some(linear(k, k_rows)?)),
+        Projections::Query { q } => q_proj = Some(linear(q, q_rows)?),
         Projections::Fused { name, .. } => qkv_proj = Some(linear(name, q_rows + k_rows + v_rows)?),
     }
     let qk_norm = |name: &str, heads: i32| match &s.qk_norm {
@@ -67,7 +69,7 @@ pub(super) fn build(s: &blueprint::Attention, leaves: &Leaves) -> Result<Attenti
         qkv_proj,
         o_proj: leaves.linear(&s.o, s.heads * v_dim, s.hidden, s.o_bias)?,
         q_norm: qk_norm(names.0, s.heads)?,
-        k_norm: qk_norm(names.1, s.kv_heads)?,
+        k_norm: if matches!(s.share, KvShare::Take(_)) { None } else { qk_norm(names.1, s.kv_heads)? },
         sinks: s.sinks.as_ref().map(|name| leaves.param(name, &[s.heads])).transpose()?,
         gate,
         v_norm: s.v_norm.as_ref().map(Norm::plain).transpose()?,
@@ -82,17 +84,43 @@ fn split_heads(x: &Array, heads: i32) -> Array {
     x.reshape([b, l, heads, -1]).transpose([0, 2, 1, 3])
 }
 
+/// Heads [B, a * b, L, D] in the order of b first.
+fn regroup(x: &Array, a: i32, b: i32) -> Array {
+    x.unflatten(1, [a, b]).swapaxes(1, 2).flatten(1, 2)
+}
+
 impl Attention {
+    /// Attention of own queries over the keys and values of an earlier layer.
+    fn forward_shared(&self, x: &Array, step: &Step, name: &str) -> Array {
+        let s = &self.spec;
+        let Some(shared) = step.get_kv(name) else { panic!("no earlier layer left keys and values named {name}") };
+        let Some(q_proj) = &self.q_proj else { unreachable!("built with a query projection") };
+        let mut q = split_heads(&q_proj.forward(x), s.heads);
+        if let Some(n) = &self.q_norm {
+            q = n.forward_rows(&q);
+        }
+        if let Some(rope) = &self.rope {
+            q = rope.forward(&q, &shared.position);
+        }
+        let how = Attend { scale: s.scale, mask: &shared.mask, sinks: None, softcap: s.softcap };
+        let o = sdpa(&q, &shared.keys, &shared.values, how);
+        self.o_proj.forward(&o.transpose([0, 2, 1, 3]).flatten(2, 3))
+    }
+
     /// Flat queries, keys, values [B, L, rows].
     fn project(&self, x: &Array) -> (Array, Array, Array) {
         let s = &self.spec;
         if let (Some(q), Some(k), Some(v)) = (&self.q_proj, &self.k_proj, &self.v_proj) {
             return (q.forward(x), k.forward(x), v.forward(x));
         }
+        if let (Some(q), Some(k)) = (&self.q_proj, &self.k_proj) {
+            let k = k.forward(x);
+            return (q.forward(x), k.clone(), k);
+        }
         let Some(fused) = &self.qkv_proj else { unreachable!("built with separate or fused projections") };
         let layout = match &s.projections {
             Projections::Fused { layout, .. } => *layout,
-            Projections::Separate { .. } => FusedQkv::Blocks,
+            _ => FusedQkv::Blocks,
         };
         let y = fused.forward(x);
         let [b, l, _] = y.dims();
@@ -119,6 +147,9 @@ impl Mixer for Attention {
     fn forward(&self, x: &Array, step: &Step, cache: &mut dyn Cache) -> Array {
         let s = &self.spec;
         let [b, l, _] = x.dims();
+        if let KvShare::Take(name) = &s.share {
+            return self.forward_shared(x, step, name);
+        }
         let (mut q, mut k, mut v) = self.project(x);
         if let Some(clip) = s.clip_qkv {
             for a in [&mut q, &mut k, &mut v] {
@@ -147,9 +178,9 @@ impl Mixer for Attention {
             v = n.forward(&v);
         }
         let kv = cache.kv();
+        let start = kv.position();
         if let Some(rope) = &self.rope {
-            let position = kv.position();
-            (q, k) = (rope.forward(&q, &position), rope.forward(&k, &position));
+            (q, k) = (rope.forward(&q, &start), rope.forward(&k, &start));
         }
         if !full_width && after_rope {
             (q, k) = (per_head(&self.q_norm, q), per_head(&self.k_norm, k));
@@ -160,7 +191,22 @@ impl Mixer for Attention {
             (q, k) = (q.astype(Dtype::Float32), k.astype(Dtype::Float32));
         }
         let sinks = self.sinks.as_ref().map(|s| s.astype(q.dtype()));
-        let o = kv.attend(&q, k, v, Attend { scale: s.scale, mask: &mask, sinks: sinks.as_ref(), softcap: s.softcap });
+        if s.tiled_kv {
+            q = regroup(&q, s.heads / s.kv_heads, s.kv_heads);
+        }
+        let how = Attend { scale: s.scale, mask: &mask, sinks: sinks.as_ref(), softcap: s.softcap };
+        let mut o = match &s.share {
+            KvShare::Leave(name) => {
+                let (keys, values) = kv.update(k, v);
+                let o = sdpa(&q, &keys, &values, how);
+                step.put_kv(name, SharedKv { keys, values, mask: mask.clone(), position: start });
+                o
+            }
+            _ => kv.attend(&q, k, v, how),
+        };
+        if s.tiled_kv {
+            o = regroup(&o, s.kv_heads, s.heads / s.kv_heads);
+        }
         let mut o = o.astype(dtype).transpose([0, 2, 1, 3]);
         if let (Some(OutputGate::PerHead { softplus, .. }), Some(g)) = (&s.gate, &self.gate) {
             let g = g.forward(x);
@@ -180,6 +226,8 @@ impl Mixer for Attention {
     fn fused(&self, x: &Array, around: &Around<'_>, cache: &mut dyn Cache) -> Option<Array> {
         let s = &self.spec;
         let plain = s.gate.is_none()
+            && s.share == KvShare::None
+            && !s.tiled_kv
             && s.clip_qkv.is_none()
             && self.v_norm.is_none()
             && !s.f32_scores

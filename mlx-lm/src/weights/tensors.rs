@@ -141,6 +141,10 @@ impl Tensors {
     pub fn transpose_where(&mut self, which: impl Fn(&str) -> bool) -> Result<()> {
         self.change_where(which, |a| mx::contiguous(&a.swapaxes(-1, -2)))
     }
+    /// Makes a tensor of one element 0-d, if it is there.
+    pub fn to_scalar(&mut self, name: &str) -> Result<()> {
+        if self.has(name) { self.change(name, |a| a.reshape(())) } else { Ok(()) }
+    }
     /// The names that `f` accepts.
     pub fn select(&self, f: impl Fn(&str) -> bool) -> Vec<String> {
         self.names().filter(|n| f(n)).map(String::from).collect()

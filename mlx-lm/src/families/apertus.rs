@@ -1,0 +1,30 @@
+//! Apertus: llama with per-head norms on q and k and an ungated xIELU MLP.
+
+use super::Family;
+use super::common::{attention, dims, plain_checkpoint, rms, size, tied_or};
+use crate::Result;
+use crate::blueprint::{Blueprint, Branch, Layer, QkNormKind, XieluMlp};
+use crate::config::Config;
+use crate::weights::Tensors;
+
+pub const FAMILY: Family = Family { model_types: &["apertus"], blueprint, checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let mixer = attention(c, &d)?.qk_norm(QkNormKind::PerHead, rms(&d));
+    let mlp = XieluMlp { hidden: d.hidden, inner: d.inner, bias: c.flag_or("mlp_bias", false)? };
+    let layer = Layer::sequential([
+        Branch::mixer("attention_layernorm", rms(&d), "self_attn", mixer),
+        Branch::ffn("feedforward_layernorm", rms(&d), "mlp", mlp),
+    ]);
+    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, vec![layer; d.layers as usize]))
+}
+
+fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    for l in 0..size(c, "num_hidden_layers")? {
+        for leaf in ["alpha_p", "alpha_n"] {
+            t.to_scalar(&format!("model.layers.{l}.mlp.act_fn.{leaf}"))?;
+        }
+    }
+    plain_checkpoint(c, t)
+}

@@ -1,0 +1,36 @@
+//! OLMo 1: layer norms without weights, fused projections, the up half of the MLP before its gate.
+
+use super::Family;
+use super::common::{plain_checkpoint, size, size_or};
+use crate::Result;
+use crate::blueprint::{Attention, Blueprint, Branch, FusedQkv, Layer, Mlp, MlpNames, Norm, Rope};
+use crate::config::Config;
+
+pub const FAMILY: Family = Family { model_types: &["olmo"], blueprint, checkpoint: plain_checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let (hidden, heads) = (size(c, "d_model")?, size(c, "n_heads")?);
+    if heads == 0 || hidden % heads != 0 {
+        return Err(c.error("n_heads", format!("{heads} does not divide d_model {hidden}")));
+    }
+    let norm = Norm::layer_plain(1e-5);
+    let rope = Rope::from_config(&c.rope()?, hidden / heads, 10_000.0);
+    let mixer = Attention::new(hidden, heads, heads, hidden / heads)
+        .rope(rope.traditional(c.flag_or("rope_traditional", false)?))
+        .fused("att_proj", FusedQkv::Blocks)
+        .output("attn_out");
+    let wide = size_or(c, "mlp_hidden_size", size_or(c, "mlp_ratio", 4)? * hidden)?;
+    let names = MlpNames::FusedUpGate { up_gate: "ff_proj".into(), down: "ff_out".into() };
+    let layer = Layer::sequential([
+        Branch::mixer("att_norm", norm, "", mixer),
+        Branch::ffn("ff_norm", norm, "", Mlp::swiglu(hidden, wide / 2).named(names)),
+    ]);
+    let (rows, tied) = (size_or(c, "embedding_size", size(c, "vocab_size")?)?, c.flag_or("weight_tying", false)?);
+    let mut b = Blueprint::new(rows, hidden, norm, tied, vec![layer; size(c, "n_layers")? as usize]).paths(
+        "model.transformer.wte",
+        "model.transformer.blocks",
+        "model.transformer.norm",
+    );
+    b.head.path = "model.transformer.ff_out".into();
+    Ok(b)
+}

@@ -1,0 +1,43 @@
+//! An MLP with xIELU: quadratic above zero, an expanded exponential below, both with learned factors (apertus).
+
+use super::Ffn;
+use crate::Result;
+use crate::blueprint::XieluMlp as Spec;
+use crate::decoder::Step;
+use crate::weights::Leaves;
+use mlx::nn::{Leaf, Linear, Module, Param};
+use mlx::{self as mx, Array};
+
+/// down(xielu(up(x)))
+#[derive(Module)]
+pub struct XieluMlp {
+    up: Leaf<Linear>,
+    down: Leaf<Linear>,
+    alpha_p: Leaf<Param>,
+    alpha_n: Leaf<Param>,
+    beta: Leaf<Param>,
+    eps: Leaf<Param>,
+}
+
+pub(super) fn build(s: &Spec, leaves: &Leaves) -> Result<XieluMlp> {
+    let scalar = |name: &str| leaves.param(name, &[]);
+    Ok(XieluMlp {
+        up: leaves.linear("up_proj", s.hidden, s.inner, s.bias)?,
+        down: leaves.linear("down_proj", s.inner, s.hidden, s.bias)?,
+        alpha_p: scalar("act_fn.alpha_p")?,
+        alpha_n: scalar("act_fn.alpha_n")?,
+        beta: scalar("act_fn.beta")?,
+        eps: scalar("act_fn.eps")?,
+    })
+}
+
+impl Ffn for XieluMlp {
+    fn forward(&self, x: &Array, _: &Step) -> Array {
+        let x = self.up.forward(x);
+        let (beta, eps) = (self.beta.value(), self.eps.value());
+        let above = mx::logaddexp(self.alpha_p.value(), 0.0) * x.square();
+        let alpha_n = beta + mx::logaddexp(self.alpha_n.value(), 0.0);
+        let below = (mx::minimum(&x, eps).expm1() - &x) * alpha_n;
+        self.down.forward(&(mx::where_(&x.greater(0.0), &above, &below) + beta * &x))
+    }
+}
