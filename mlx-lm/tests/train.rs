@@ -123,12 +123,7 @@ fn config(dir: &Path, iters: usize) -> LoraConfig {
 
 fn fit(m: &mut Model, c: &LoraConfig, stop_after: usize) -> Vec<f64> {
     let (set, none) = (data(), Dataset::default());
-    let adapter_config = AdapterConfig {
-        fine_tune_type: c.fine_tune_type,
-        num_layers: c.num_layers,
-        lora_parameters: c.lora_parameters.clone(),
-        other: Default::default(),
-    };
+    let adapter_config = AdapterConfig::of(c);
     let mut t = Trainer {
         decoder: &mut m.decoder,
         config: c,
@@ -216,12 +211,7 @@ fn a_loss_that_is_not_finite_names_the_iteration_and_the_lines() {
     let c = LoraConfig { learning_rate: 1e30, ..config(out.path(), 8) };
     let mut m = fresh(dir.path(), &c);
     let (set, none) = (data(), Dataset::default());
-    let adapter_config = AdapterConfig {
-        fine_tune_type: FineTune::Lora,
-        num_layers: -1,
-        lora_parameters: c.lora_parameters.clone(),
-        other: Default::default(),
-    };
+    let adapter_config = AdapterConfig::of(&c);
     let mut t = Trainer {
         decoder: &mut m.decoder,
         config: &c,

@@ -1,6 +1,6 @@
 //! Adapters on a decoder: attached by path, saved and loaded in Python's files.
 
-use super::config::{FineTune, LoraParameters};
+use super::config::{FineTune, LoraConfig, LoraParameters};
 use crate::decoder::Decoder;
 use crate::weights::write_atomic;
 use crate::{Error, Result};
@@ -22,6 +22,20 @@ pub struct AdapterConfig {
     pub lora_parameters: LoraParameters,
     #[serde(flatten)]
     pub other: Map<String, Value>,
+}
+
+impl AdapterConfig {
+    /// What a run writes beside its adapters: all of its settings, as in Python.
+    pub fn of(c: &LoraConfig) -> AdapterConfig {
+        let all = serde_json::to_value(c).ok().and_then(|v| v.as_object().cloned()).unwrap_or_default();
+        let own = ["fine_tune_type", "num_layers", "lora_parameters"];
+        AdapterConfig {
+            fine_tune_type: c.fine_tune_type,
+            num_layers: c.num_layers,
+            lora_parameters: c.lora_parameters.clone(),
+            other: all.into_iter().filter(|(k, _)| !own.contains(&k.as_str())).collect(),
+        }
+    }
 }
 
 fn lora() -> FineTune {

@@ -139,24 +139,13 @@ pub fn run(args: Args) -> Result<()> {
             bail!("{}: no training examples in train.jsonl", config.data.display());
         }
         train::attach(&mut lm.model.decoder, config.fine_tune_type, config.num_layers, &config.lora_parameters)?;
-        let other = match serde_json::to_value(&config)? {
-            Value::Object(map) => map,
-            _ => Map::new(),
-        };
-        let own = ["fine_tune_type", "num_layers", "lora_parameters"];
-        let adapter_config = AdapterConfig {
-            fine_tune_type: config.fine_tune_type,
-            num_layers: config.num_layers,
-            lora_parameters: config.lora_parameters.clone(),
-            other: other.into_iter().filter(|(k, _)| !own.contains(&k.as_str())).collect(),
-        };
         let mut trainer = Trainer {
             decoder: &mut lm.model.decoder,
             config: &config,
             train: &train,
             valid: &valid,
             loss: &train::cross_entropy,
-            adapter_config,
+            adapter_config: AdapterConfig::of(&config),
         };
         let mut log = match &config.report_to {
             Some(path) => Some(std::fs::File::create(path).with_context(|| path.clone())?),
