@@ -221,7 +221,6 @@ impl Trainer<'_> {
         Ok((mean.item::<f64>()?, n.item::<f64>()?))
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn line(
         &self,
         iteration: usize,
@@ -249,7 +248,8 @@ impl Trainer<'_> {
         let dir = &self.config.adapter_path;
         let progress = Progress { iteration, trained_tokens, optimizer: o.state(), key: mx::random::state() };
         let numbered = format!("{iteration:07}_adapters.safetensors");
-        let names = if last && iteration % self.config.save_every.max(1) != 0 { vec![] } else { vec![numbered] };
+        let regular = iteration.is_multiple_of(self.config.save_every.max(1));
+        let names = if last && !regular { vec![] } else { vec![numbered] };
         // the plain name is written at every save, as in Python
         for name in names.into_iter().chain(["adapters.safetensors".to_string()]) {
             save_adapters(self.decoder, dir, &name, &self.adapter_config)?;
