@@ -1,0 +1,150 @@
+//! Caches: flat memory, files that Python reads and writes, rows that join and leave.
+
+#[path = "goldens/case.rs"]
+#[allow(dead_code)]
+mod case;
+#[path = "goldens/rule.rs"]
+#[allow(dead_code)]
+mod rule;
+
+use mlx::{self as mx, Array, Dtype, memory};
+use mlx_lm::Model;
+use mlx_lm::cache::{
+    Cache, CacheList, Caches, KvCache, KvQuant, PromptCache, QuantizedKvCache, RotatingKvCache, Slots,
+};
+use mlx_lm::generate::{TokenOptions, Tokens};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+fn model(name: &str) -> Model {
+    let c = case::all("families").into_iter().find(|c| c["case"] == name).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    case::write(dir.path(), &c["config"], &case::tensors(&c));
+    Model::load(dir.path()).unwrap()
+}
+
+fn generate(m: &Model, caches: &mut Caches, n: usize, kv_quant: Option<KvQuant>) -> usize {
+    let options = TokenOptions { max_tokens: Some(n), kv_quant, ..TokenOptions::default() };
+    let tokens = Tokens::new(&m.decoder, &[3, 1, 4, 1, 5], caches, options).unwrap();
+    assert_eq!(tokens.map(|t| t.unwrap()).count(), n);
+    memory::clear_cache();
+    memory::active_memory()
+}
+
+/// Bytes that live beside the caches do not grow with the number of tokens. One test: counters are the process's.
+#[test]
+fn memory_is_flat_over_128_512_1024_and_2048_tokens() {
+    let m = model("qwen3.hd32");
+    let quant = KvQuant { bits: 8, group_size: 32, start: 0 };
+    for (kind, limit, quant) in [("plain", None, None), ("bounded", Some(64), None), ("packed", None, Some(quant))] {
+        let fresh = || limit.map_or_else(|| m.decoder.caches(), |max| m.decoder.caches_limited(max)).unwrap();
+        generate(&m, &mut fresh(), 16, quant);
+        memory::clear_cache();
+        let start = memory::active_memory();
+        let residual: Vec<i64> = [128, 512, 1024, 2048]
+            .map(|n| {
+                let mut caches = fresh();
+                let active = generate(&m, &mut caches, n, quant) as i64;
+                let held: usize = caches.iter().map(|c| c.nbytes()).sum();
+                drop(caches);
+                let left = memory::active_memory() as i64 - start as i64;
+                assert!(left.abs() < 4096, "{kind}: {left} bytes are left after {n} tokens");
+                active - start as i64 - held as i64
+            })
+            .to_vec();
+        let spread = residual.iter().max().unwrap() - residual.iter().min().unwrap();
+        assert!(spread < 64 << 10, "{kind}: bytes beside the caches {residual:?}");
+    }
+}
+
+fn random(n: i32, seed: u64) -> Array {
+    mx::random::normal([1, 2, n, 32], Dtype::Float32, 0.0, 1.0, Some(&mx::random::key(seed)))
+}
+
+fn filled(mut c: Box<dyn Cache>, steps: &[i32]) -> Box<dyn Cache> {
+    for (i, &n) in steps.iter().enumerate() {
+        c.kv().update(random(n, i as u64), random(n, 100 + i as u64));
+    }
+    c
+}
+
+fn arrays(c: &dyn Cache) -> Vec<Vec<f32>> {
+    let mut out = Vec::new();
+    c.each(&mut |a| out.push(a.astype(Dtype::Float32).to_vec::<f32>().unwrap()));
+    out
+}
+
+#[test]
+fn prompt_caches_come_back_from_disk_as_they_were() {
+    let mut slots = Slots::new(2);
+    slots.set(1, random(2, 9));
+    let list = CacheList::new(vec![filled(Box::new(KvCache::new()), &[4]), Box::new(slots.clone())]);
+    let caches: Caches = vec![
+        filled(Box::new(KvCache::new()), &[5, 1]),
+        filled(Box::new(RotatingKvCache::new(8, 2)), &[6, 1, 1, 1, 1]),
+        filled(Box::new(QuantizedKvCache::new(32, 8, 8).unwrap()), &[3, 1]),
+        Box::new(slots),
+        Box::new(list),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cache.safetensors");
+    let meta = BTreeMap::from([("model".to_string(), "m".to_string())]);
+    PromptCache::save(&file, &caches, &meta).unwrap();
+    let back = PromptCache::load(&file).unwrap();
+    assert_eq!(back.metadata, meta);
+    for (mut a, mut b) in caches.into_iter().zip(back.caches) {
+        assert_eq!((a.kind(), arrays(a.as_ref())), (b.kind(), arrays(b.as_ref())));
+        if a.as_kv().is_some() {
+            // the next token goes to the same place
+            assert_eq!(a.offset(), b.offset());
+            a.kv().update(random(1, 50), random(1, 51));
+            b.kv().update(random(1, 50), random(1, 51));
+            assert_eq!(arrays(a.as_ref()), arrays(b.as_ref()));
+        }
+    }
+    std::fs::write(&file, b"nonsense").unwrap();
+    assert!(PromptCache::load(&file).is_err());
+}
+
+#[test]
+fn pythons_prompt_caches_are_read() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/cache/python.safetensors");
+    let p = PromptCache::load(file).unwrap();
+    let kinds: Vec<&str> = p.caches.iter().map(|c| c.kind()).collect();
+    assert_eq!(kinds, ["KVCache", "ArraysCache", "RotatingKVCache", "QuantizedKVCache", "CacheList"]);
+    let offsets: Vec<i32> = p.caches.iter().map(|c| c.offset()).collect();
+    assert_eq!(offsets, [3, 0, 12, 5, 2]);
+    assert_eq!(p.metadata["model"], "m");
+    assert_eq!(arrays(p.caches[1].as_ref())[0], [3.0, 3.0]);
+}
+
+#[test]
+fn rows_join_and_leave_without_changing_each_other() {
+    let kinds: [fn() -> Box<dyn Cache>; 3] = [
+        || Box::new(KvCache::new()),
+        || Box::new(RotatingKvCache::new(8, 0)),
+        || Box::new(QuantizedKvCache::new(32, 8, 8).unwrap()),
+    ];
+    for make in kinds {
+        let (short, long) = (filled(make(), &[3]), filled(make(), &[11, 1]));
+        let mut both = short.boxed_clone();
+        both.join(long.boxed_clone()).unwrap();
+        assert_eq!(both.rows(), 2, "{}", both.kind());
+        let seen = |c: &mut Box<dyn Cache>| c.kv().fetch().unwrap().0.to_vec::<f32>().unwrap();
+        let (mut a, mut b) = (both.row(0).unwrap(), both.row(1).unwrap());
+        assert_eq!((a.offset(), b.offset()), (3, 12));
+        assert_eq!(seen(&mut a), seen(&mut short.boxed_clone()), "{}", both.kind());
+        // a ring comes back oldest first: compare as sets of rows
+        let sorted = |v: Vec<f32>| {
+            let mut v = v;
+            v.sort_by(f32::total_cmp);
+            v
+        };
+        let kept = if make().kind() == "RotatingKVCache" { 8 * 64 } else { 12 * 64 };
+        let mut whole = sorted(seen(&mut long.boxed_clone()));
+        if whole.len() > kept {
+            whole = sorted(seen(&mut long.row(0).unwrap()));
+        }
+        assert_eq!(sorted(seen(&mut b)), whole, "{}", both.kind());
+    }
+}
