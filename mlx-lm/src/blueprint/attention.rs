@@ -35,6 +35,10 @@ pub struct Attention {
     /// Query head h reads kv head h modulo their number, in place of neighbours (plamo).
     pub tiled_kv: bool,
     pub share: KvShare,
+    /// Factor on the values (mimo_v2).
+    pub value_scale: Option<f32>,
+    /// A factor on queries that grows with the position.
+    pub query_scale: Option<QueryScale>,
     pub cache: CacheKind,
 }
 
@@ -46,6 +50,14 @@ pub enum KvShare {
     Leave(String),
     /// Those of an earlier layer; no projections and no cache of its own.
     Take(String),
+}
+
+/// Queries are multiplied by `1 + beta * log(1 + floor((position + shift) / every))` (llama4, ministral3).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryScale {
+    pub beta: f32,
+    pub every: f32,
+    pub shift: f32,
 }
 
 /// Leaf names of the projections into heads.
@@ -141,6 +153,8 @@ impl Attention {
             f32_scores: false,
             tiled_kv: false,
             share: KvShare::None,
+            value_scale: None,
+            query_scale: None,
             cache: CacheKind::Kv,
         }
     }
@@ -177,6 +191,10 @@ impl Attention {
     pub fn sliding(mut self, window: i32) -> Self {
         self.window = Some(window);
         self.cache = CacheKind::Rotating { size: window, keep: 0 };
+        self
+    }
+    pub fn query_scale(mut self, beta: f32, every: f32, shift: f32) -> Self {
+        self.query_scale = Some(QueryScale { beta, every, shift });
         self
     }
     pub fn scale(mut self, scale: f32) -> Self {

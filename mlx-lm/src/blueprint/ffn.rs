@@ -41,6 +41,8 @@ pub struct Mlp {
     pub activation: Activation,
     pub names: MlpNames,
     pub bias: bool,
+    /// min(act(gate), limit) * up within +- limit (step3p5).
+    pub limit: Option<f32>,
 }
 
 /// Leaf names of an MLP.
@@ -87,12 +89,13 @@ impl Mlp {
             activation: Activation::Silu,
             names: MlpNames::Gated { gate: "gate_proj".into(), up: "up_proj".into(), down: "down_proj".into() },
             bias: false,
+            limit: None,
         }
     }
     /// down(act(up(x))) without a gate.
     pub fn plain(hidden: i32, inner: i32, activation: Activation, up: &str, down: &str) -> Self {
         let names = MlpNames::Plain { up: up.into(), down: down.into() };
-        Mlp { hidden, inner, activation, names, bias: false }
+        Mlp { hidden, inner, activation, names, bias: false, limit: None }
     }
     /// The leaf names of a gated MLP.
     pub fn gated_as(self, gate: &str, up: &str, down: &str) -> Self {

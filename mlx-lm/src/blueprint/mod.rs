@@ -15,7 +15,7 @@ pub mod norm;
 pub mod per_layer;
 pub mod rope;
 
-pub use attention::{Attention, FusedQkv, KvShare, OutputGate, Projections, QkNorm, QkNormKind};
+pub use attention::{Attention, FusedQkv, KvShare, OutputGate, Projections, QkNorm, QkNormKind, QueryScale};
 pub use cache::CacheKind;
 pub use ffn::{Activation, Mlp, MlpNames, XieluMlp};
 pub use gated_delta::{GatedDelta, GatedDeltaLayout};

@@ -1,7 +1,7 @@
 //! Readings of a config that most families share.
 
 use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, Layer, Mlp, Norm, Rope, Spec};
+use crate::blueprint::{Attention, Blueprint, Branch, GroupScore, Groups, Layer, Mlp, Moe, Norm, Rope, Router, Spec};
 use crate::config::Config;
 use crate::weights::Tensors;
 
@@ -170,4 +170,81 @@ pub fn stack_experts_named(
         }
     }
     Ok(())
+}
+
+/// The text part of a multimodal checkpoint under plain names: towers are dropped, `language_model.` goes.
+pub fn text_names(t: &mut Tensors) -> Result<()> {
+    const TOWERS: [&str; 8] = [
+        "vision_tower.",
+        "vision_model.",
+        "multi_modal_projector.",
+        "visual.",
+        "audio_tower.",
+        "embed_audio.",
+        "embed_vision.",
+        "vision_embedder.",
+    ];
+    t.drop_where(|n| {
+        let n = n.strip_prefix("model.").unwrap_or(n);
+        TOWERS.iter().any(|p| n.starts_with(p))
+    });
+    t.replace_prefix("model.language_model.", "model.")?;
+    t.replace_prefix("language_model.", "")
+}
+
+/// Drops layers that the config does not count (multi-token prediction).
+pub fn drop_extra_layers(t: &mut Tensors, layers: i32) {
+    t.drop_where(|n| {
+        let layer =
+            n.strip_prefix("model.layers.").and_then(|r| r.split('.').next()).and_then(|l| l.parse::<i32>().ok());
+        layer.is_some_and(|l| l >= layers)
+    });
+}
+
+/// Which layers slide: `layer_types`, or the family's rule for layer i.
+pub fn sliding_layers(c: &Config, layers: i32, rule: impl Fn(i32) -> bool) -> Result<Vec<bool>> {
+    match c.opt_strings("layer_types")? {
+        Some(types) if types.len() < layers as usize => {
+            Err(c.error("layer_types", format!("{} entries for {layers} layers", types.len())))
+        }
+        Some(types) => Ok(types.iter().map(|t| t == "sliding_attention").collect()),
+        None => Ok((0..layers).map(rule).collect()),
+    }
+}
+
+/// A layer with norms on the input and the output of both branches; an empty name leaves that norm out.
+pub fn sandwich_layer(norms: [&str; 4], norm: Norm, mixer: impl Spec, ffn: impl Spec) -> Layer {
+    let finish = |mut b: Branch, before: &str, after: &str| {
+        if before.is_empty() {
+            b = b.no_norm();
+        }
+        if after.is_empty() { b } else { b.post_norm(after, norm) }
+    };
+    let [a, b, e, f] = norms;
+    Layer::sequential([
+        finish(Branch::mixer(a, norm, "self_attn", mixer), a, b),
+        finish(Branch::ffn(e, norm, "mlp", ffn), e, f),
+    ])
+}
+
+/// Width of the shared experts, if the config has any (`n_shared_experts`).
+pub fn shared_width(c: &Config) -> Result<Option<i32>> {
+    Ok(match c.opt_usize("n_shared_experts")? {
+        None | Some(0) => None,
+        Some(n) => Some(size(c, "moe_intermediate_size")? * n as i32),
+    })
+}
+
+/// Experts under DeepSeek-V3's keys: sigmoid scores, a correction bias, groups, shared experts.
+pub fn noaux_moe(c: &Config, d: &Dims) -> Result<Moe> {
+    let count = size_or(c, "n_group", 1)?;
+    let groups = Groups { count, top: size_or(c, "topk_group", 1)?, score: GroupScore::TopTwo, fill: 0.0 };
+    let top_k = size(c, "num_experts_per_tok")?;
+    let renormalise = top_k > 1 && c.flag_or("norm_topk_prob", true)?;
+    let router = Router::noaux(Some(groups), renormalise, c.f32_or("routed_scaling_factor", 1f32)?);
+    let moe = Moe::swiglu(d.hidden, size(c, "moe_intermediate_size")?, size(c, "n_routed_experts")?, top_k, router);
+    Ok(match shared_width(c)? {
+        Some(inner) => moe.shared("shared_experts", Mlp::swiglu(d.hidden, inner), None),
+        None => moe,
+    })
 }

@@ -36,3 +36,8 @@ pub fn gated(activation: Activation, gate_half: &Array, up: &Array) -> Array {
         None => apply(activation, gate_half) * up,
     }
 }
+
+/// min(act(gate), limit) * up, up within +- limit.
+pub fn clipped(activation: Activation, gate: &Array, up: &Array, limit: f32) -> Array {
+    mx::minimum(&apply(activation, gate), limit) * mx::clip(up, Some(-limit), Some(limit))
+}

@@ -36,6 +36,10 @@ impl Ffn for Mlp {
         let act = self.spec.activation;
         let up = self.up_proj.forward(x);
         let inner = match (&self.gate_proj, &self.spec.names) {
+            (Some(gate), _) if self.spec.limit.is_some() => {
+                let limit = self.spec.limit.unwrap_or(f32::INFINITY);
+                activation::clipped(act, &gate.forward(x), &up, limit)
+            }
             (Some(gate), _) => activation::gated(act, &gate.forward(x), &up),
             (None, MlpNames::FusedGated { .. }) => {
                 let halves = up.split(2, -1);
@@ -50,6 +54,9 @@ impl Ffn for Mlp {
         self.down_proj.forward(&inner)
     }
     fn fused(&self, x: &Array, around: &Around<'_>) -> Option<Array> {
+        if self.spec.limit.is_some() {
+            return None;
+        }
         let gate = activation::gate(self.spec.activation)?;
         let (up, down) = (self.up_proj.matrix()?, self.down_proj.matrix()?);
         let parts: &[Matrix<'_>] = match (&self.gate_proj, &self.spec.names) {

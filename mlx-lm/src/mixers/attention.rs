@@ -3,7 +3,7 @@
 use super::{Mixer, rope::Rope};
 use crate::Result;
 use crate::blueprint::{self, FusedQkv, KvShare, OutputGate, Projections, QkNormKind};
-use crate::cache::{Attend, Cache, KvCache, sdpa};
+use crate::cache::{Attend, Cache, KvCache, Position, sdpa};
 use crate::decoder::norm::Norm;
 use crate::decoder::{Around, SharedKv, Step};
 use crate::weights::Leaves;
@@ -76,6 +76,14 @@ pub(super) fn build(s: &blueprint::Attention, leaves: &Leaves) -> Result<Attenti
         rope: s.rope.as_ref().map(Rope::new),
         spec: s.clone(),
     })
+}
+
+/// Factors on the next `n` queries: [n, 1], or [B, 1, n, 1] with a position per row.
+fn query_factor(f: &blueprint::QueryScale, position: &Position, n: i32) -> Array {
+    let at = position.range(n).astype(Dtype::Float32);
+    let steps = ((at + f.shift) / f.every).floor();
+    let factor = 1.0 + f.beta * (1.0 + steps).log();
+    if factor.ndim() == 2 { factor.expand_dims([1, 3]) } else { factor.expand_dims(-1) }
 }
 
 /// [B, L, H * D] -> [B, H, L, D]
@@ -177,13 +185,20 @@ impl Mixer for Attention {
         if let Some(n) = &self.v_norm {
             v = n.forward(&v);
         }
+        if let Some(scale) = s.value_scale {
+            v = v * scale;
+        }
         let kv = cache.kv();
         let start = kv.position();
+        let factor = s.query_scale.as_ref().map(|f| query_factor(f, &start, l));
         if let Some(rope) = &self.rope {
             (q, k) = (rope.forward(&q, &start), rope.forward(&k, &start));
         }
         if !full_width && after_rope {
             (q, k) = (per_head(&self.q_norm, q), per_head(&self.k_norm, k));
+        }
+        if let Some(f) = factor {
+            q = &q * f.astype(q.dtype());
         }
         let mask = step.mask(kv, l, s.window);
         let dtype = q.dtype();
@@ -231,6 +246,8 @@ impl Mixer for Attention {
             && s.clip_qkv.is_none()
             && self.v_norm.is_none()
             && !s.f32_scores
+            && s.value_scale.is_none()
+            && s.query_scale.is_none()
             && s.v_head_dim.is_none_or(|d| d == s.head_dim);
         let cache = cache.as_any_mut().downcast_mut::<KvCache>().filter(|_| plain)?;
         let o_proj = self.o_proj.matrix()?;

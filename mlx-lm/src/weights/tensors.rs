@@ -181,6 +181,37 @@ impl Tensors {
         Ok(())
     }
 
+    /// Cuts a tensor whose rows alternate along `axis` (negative) into the even and the odd ones.
+    pub fn split_alternating(&mut self, name: &str, axis: i32, even: &str, odd: &str) -> Result<()> {
+        let whole = self.take(name)?;
+        let pairs = mx::catch(|| whole.unflatten(axis, [-1, 2]))?;
+        for (i, to) in [even, odd].into_iter().enumerate() {
+            let i = i as i32;
+            self.insert(to, mx::catch(|| mx::contiguous(&pairs.slice_axis(axis, i..i + 1).squeeze(axis)))?);
+        }
+        Ok(())
+    }
+
+    /// Bytes [.., groups, 4 n] become words [.., groups * n] under another name.
+    pub fn bytes_to_words(&mut self, name: &str, to: &str) -> Result<()> {
+        let bytes = self.take(name)?;
+        self.insert(to, mx::catch(|| bytes.view(mx::Dtype::Uint32).flatten(-2, -1))?);
+        Ok(())
+    }
+
+    /// Adds a number to every tensor whose name `which` accepts (norms published as weight - 1).
+    pub fn shift_where(&mut self, which: impl Fn(&str) -> bool, by: f32) -> Result<()> {
+        self.change_where(which, |a| a + by)
+    }
+
+    /// Divides each column of a matrix by its length + eps.
+    pub fn unit_columns(&mut self, name: &str, eps: f32) -> Result<()> {
+        self.change(name, |w| {
+            let length = w.astype(mx::Dtype::Float32).square().sum_keepdims(0).sqrt() + eps;
+            (&w / length).astype(w.dtype())
+        })
+    }
+
     /// Moves axis 1 of published convolution weights [C, 1, K] to the end, where they are not [C, K, 1] already.
     pub fn conv_last(&mut self, suffix: &str) -> Result<()> {
         for name in self.select(|n| n.ends_with(suffix)) {

@@ -1,0 +1,34 @@
+//! Cohere Command R7B: cohere with three sliding, rotating layers to one full one without rotation.
+
+use super::Family;
+use super::common::{Dims, dims, size_or, swiglu, tied_checkpoint};
+use crate::Result;
+use crate::blueprint::{Attention, Blueprint, Branch, Layer, Norm, Rope};
+use crate::config::Config;
+
+pub const FAMILY: Family = Family { model_types: &["cohere2"], blueprint, checkpoint: tied_checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let d = Dims { head_dim: size_or(c, "head_dim", 128)?, ..d };
+    let norm = Norm::layer(c.f32_or("layer_norm_eps", 1e-5f32)?, c.flag_or("layer_norm_bias", false)?);
+    let rope = Rope::plain(d.head_dim, c.rope()?.theta_or(50_000.0)).traditional(true);
+    let full = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim).bias(c.flag_or("attention_bias", false)?);
+    let (window, every) = (size_or(c, "sliding_window", 4096)?, size_or(c, "sliding_window_pattern", 4)?.max(1));
+    let layers = (0..d.layers)
+        .map(|i| {
+            let mixer = match (i + 1) % every == 0 {
+                true => full.clone(),
+                false => full.clone().rope(rope.clone()).sliding(window),
+            };
+            let branches = [
+                Branch::mixer("", norm, "self_attn", mixer).no_norm(),
+                Branch::ffn("", norm, "mlp", swiglu(&d)).no_norm(),
+            ];
+            Layer::parallel(Some(("input_layernorm".into(), norm)), branches)
+        })
+        .collect();
+    let mut b = Blueprint::new(d.vocab, d.hidden, norm, true, layers);
+    b.head.scale = c.f32_or("logit_scale", 0.0625f32)?;
+    Ok(b)
+}

@@ -1,0 +1,30 @@
+//! EXAONE 4: norms on the outputs only, per head on q and k; global layers do not rotate.
+
+use super::Family;
+use super::common::{attention, dims, plain_checkpoint, rms, sandwich_layer, size, swiglu, tied_or};
+use crate::Result;
+use crate::blueprint::{Blueprint, QkNormKind};
+use crate::config::Config;
+
+pub const FAMILY: Family = Family { model_types: &["exaone4"], blueprint, checkpoint: plain_checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let base = attention(c, &d)?.qk_norm(QkNormKind::PerHead, rms(&d));
+    let pattern = c.opt_str("sliding_window_pattern")?.unwrap_or_default().as_bytes();
+    let norms = ["", "post_attention_layernorm", "", "post_feedforward_layernorm"];
+    let layers = (0..d.layers as usize)
+        .map(|i| {
+            let mut mixer = base.clone();
+            if !pattern.is_empty() {
+                if pattern[i % pattern.len()] == b'L' {
+                    mixer = mixer.sliding(size(c, "sliding_window")?);
+                } else {
+                    mixer.rope = None;
+                }
+            }
+            Ok(sandwich_layer(norms, rms(&d), mixer, swiglu(&d)))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers))
+}

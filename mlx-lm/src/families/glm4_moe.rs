@@ -1,0 +1,40 @@
+//! GLM-4.5 to 4.7: partly rotated heads, sigmoid router with correction bias, shared experts.
+
+use super::Family;
+use super::common::{Dims, dims, drop_extra_layers, llama_layer, noaux_moe, plain_checkpoint, rms, size, stack_experts, swiglu};
+use crate::Result;
+use crate::blueprint::{Attention, Blueprint, QkNormKind, Rope};
+use crate::config::Config;
+use crate::weights::Tensors;
+
+pub const FAMILY: Family = Family { model_types: &["glm4_moe", "solar_open"], blueprint, checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let mut mixer = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim)
+        .rope(Rope::plain(partial_dims(c, &d)?, c.rope()?.theta_or(10_000.0)));
+    mixer.qkv_bias = c.flag_or("attention_bias", false)?;
+    if c.flag_or("use_qk_norm", false)? {
+        mixer = mixer.qk_norm(QkNormKind::PerHead, rms(&d));
+    }
+    let moe = noaux_moe(c, &d)?;
+    let dense = size(c, "first_k_dense_replace")?;
+    let layers = (0..d.layers)
+        .map(|i| match i < dense {
+            true => llama_layer(&d, mixer.clone(), swiglu(&d)),
+            false => llama_layer(&d, mixer.clone(), moe.clone()),
+        })
+        .collect();
+    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), false, layers))
+}
+
+fn partial_dims(c: &Config, d: &Dims) -> Result<i32> {
+    Ok((d.head_dim as f64 * c.rope()?.partial_rotary_factor.unwrap_or(1.0)) as i32)
+}
+
+fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    let layers = size(c, "num_hidden_layers")?;
+    drop_extra_layers(t, layers);
+    plain_checkpoint(c, t)?;
+    stack_experts(t, layers, size(c, "n_routed_experts")?, "mlp.experts", "mlp.switch_mlp")
+}

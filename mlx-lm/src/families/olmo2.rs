@@ -1,0 +1,18 @@
+//! OLMo 2: norms on the outputs only, and over all of q and k.
+
+use super::Family;
+use super::common::{attention, dims, rms, sandwich_layer, swiglu, tied_checkpoint, tied_or};
+use crate::Result;
+use crate::blueprint::{Blueprint, QkNormKind};
+use crate::config::Config;
+
+pub const FAMILY: Family = Family { model_types: &["olmo2"], blueprint, checkpoint: tied_checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let mixer =
+        attention(c, &d)?.bias(c.flag_or("attention_bias", false)?).qk_norm(QkNormKind::FullWidth, rms(&d));
+    let norms = ["", "post_attention_layernorm", "", "post_feedforward_layernorm"];
+    let layer = sandwich_layer(norms, rms(&d), mixer, swiglu(&d).bias(c.flag_or("mlp_bias", false)?));
+    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, true)?, vec![layer; d.layers as usize]))
+}

@@ -1,0 +1,27 @@
+//! OLMoE: norms over all of q and k, softmax router.
+
+use super::Family;
+use super::common::{attention, dims, llama_layer, rms, size, stack_experts, tied_checkpoint, tied_or};
+use crate::Result;
+use crate::blueprint::{Blueprint, Moe, QkNormKind, Router};
+use crate::config::Config;
+use crate::weights::Tensors;
+
+pub const FAMILY: Family = Family { model_types: &["olmoe"], blueprint, checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let mixer =
+        attention(c, &d)?.bias(c.flag_or("attention_bias", false)?).qk_norm(QkNormKind::FullWidth, rms(&d));
+    let router = Router::softmax(c.flag_or("norm_topk_prob", false)?);
+    let (experts, top_k) = (size(c, "num_experts")?, size(c, "num_experts_per_tok")?);
+    let mut moe = Moe::swiglu(d.hidden, d.inner, experts, top_k, router);
+    moe.bias = c.flag_or("mlp_bias", false)?;
+    let layer = llama_layer(&d, mixer, moe);
+    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, true)?, vec![layer; d.layers as usize]))
+}
+
+fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    tied_checkpoint(c, t)?;
+    stack_experts(t, size(c, "num_hidden_layers")?, size(c, "num_experts")?, "mlp.experts", "mlp.switch_mlp")
+}

@@ -1,0 +1,20 @@
+//! Phi-3 and Phi-4: llama with one matrix for q, k, v and one for gate and up; long rotary factors.
+
+use super::Family;
+use super::common::{Dims, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
+use crate::Result;
+use crate::blueprint::{Attention, Blueprint, FusedQkv, Rope};
+use crate::config::Config;
+
+pub const FAMILY: Family = Family { model_types: &["phi3"], blueprint, checkpoint: plain_checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let d = Dims { head_dim: d.hidden / d.heads, ..d };
+    let rope = Rope::partial(&c.rope()?, d.head_dim, 1.0, 10_000.0);
+    let mixer = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim)
+        .rope(rope.traditional(c.flag_or("rope_traditional", false)?))
+        .fused("qkv_proj", FusedQkv::Blocks);
+    let mlp = swiglu(&d).fused_gate_up("gate_up_proj", "down_proj");
+    Ok(llama_shape(&d, mixer, mlp, tied_or(c, false)?))
+}

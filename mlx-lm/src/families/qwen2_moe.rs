@@ -1,0 +1,29 @@
+//! Qwen2-MoE: qwen2 with a softmax router and a gated shared expert.
+
+use super::Family;
+use super::common::{Dims, dims, llama_layer, plain_checkpoint, rms, size, stack_experts};
+use crate::Result;
+use crate::blueprint::{Attention, Blueprint, Mlp, Moe, Rope, Router};
+use crate::config::Config;
+use crate::weights::Tensors;
+
+pub const FAMILY: Family = Family { model_types: &["qwen2_moe"], blueprint, checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let d = Dims { head_dim: d.hidden / d.heads, ..d };
+    let mut mixer = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim)
+        .rope(Rope::from_config(&c.rope()?, d.head_dim, 1e6).traditional(c.flag_or("rope_traditional", false)?));
+    mixer.qkv_bias = true;
+    let (inner, experts) = (size(c, "moe_intermediate_size")?, size(c, "num_experts")?);
+    let shared = Mlp::swiglu(d.hidden, size(c, "shared_expert_intermediate_size")?);
+    let moe = Moe::swiglu(d.hidden, inner, experts, size(c, "num_experts_per_tok")?, Router::softmax(false))
+        .shared("shared_expert", shared, Some("shared_expert_gate"));
+    let layer = llama_layer(&d, mixer, moe);
+    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), false, vec![layer; d.layers as usize]))
+}
+
+fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    plain_checkpoint(c, t)?;
+    stack_experts(t, size(c, "num_hidden_layers")?, size(c, "num_experts")?, "mlp.experts", "mlp.switch_mlp")
+}

@@ -1,0 +1,20 @@
+//! Text side of Qwen3-VL: qwen3 under `language_model`.
+
+use super::Family;
+use super::common::{text_names};
+use super::qwen3;
+use crate::Result;
+use crate::blueprint::{Blueprint};
+use crate::config::Config;
+use crate::weights::Tensors;
+
+pub const FAMILY: Family = Family { model_types: &["qwen3_vl"], blueprint, checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    (qwen3::FAMILY.blueprint)(c)
+}
+
+fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    text_names(t)?;
+    (qwen3::FAMILY.checkpoint)(c, t)
+}
