@@ -39,6 +39,8 @@ pub struct Attention {
     pub value_scale: Option<f32>,
     /// A factor on queries that grows with the position.
     pub query_scale: Option<QueryScale>,
+    /// Leaf name of one learned factor per query head, after rotation and norm (talkie).
+    pub q_gain: Option<String>,
     pub cache: CacheKind,
 }
 
@@ -126,6 +128,19 @@ pub enum OutputGate {
     PerHead { name: String, softplus: bool },
 }
 
+/// Attention of layers that run twice (iquestloopcoder): the second time, a sigmoid of each query mixes attention over
+/// the first pass's keys with attention over a short window of its own.
+#[derive(Debug, Clone)]
+pub struct Looped {
+    pub attention: Attention,
+    pub window: i32,
+    /// Which layer this is.
+    pub layer: i32,
+    /// Leaf name of the gate: weight [heads, head_dim], bias `[heads]`.
+    pub gate: String,
+}
+
+crate::spec!(Looped, "looped_attention", |l| l.attention.cache.clone());
 crate::spec!(Attention, "full_attention", |a| a.cache.clone());
 
 impl Attention {
@@ -155,6 +170,7 @@ impl Attention {
             share: KvShare::None,
             value_scale: None,
             query_scale: None,
+            q_gain: None,
             cache: CacheKind::Kv,
         }
     }

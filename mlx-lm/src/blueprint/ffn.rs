@@ -77,6 +77,14 @@ pub struct XieluMlp {
     pub bias: bool,
 }
 
+/// One matrix, under `linear`, in place of a sublayer (nemotron-nas).
+#[derive(Debug, Clone)]
+pub struct LinearFfn {
+    pub hidden: i32,
+    pub bias: bool,
+}
+
+crate::spec!(LinearFfn, "linear");
 crate::spec!(XieluMlp, "xielu_mlp");
 crate::spec!(Mlp, "mlp");
 

@@ -15,14 +15,14 @@ pub mod norm;
 pub mod per_layer;
 pub mod rope;
 
-pub use attention::{Attention, FusedQkv, KvShare, OutputGate, Projections, QkNorm, QkNormKind, QueryScale};
+pub use attention::{Attention, FusedQkv, KvShare, Looped, OutputGate, Projections, QkNorm, QkNormKind, QueryScale};
 pub use cache::CacheKind;
-pub use ffn::{Activation, Mlp, MlpNames, XieluMlp};
+pub use ffn::{Activation, LinearFfn, Mlp, MlpNames, XieluMlp};
 pub use gated_delta::{GatedDelta, GatedDeltaLayout};
 pub use mla::Mla;
 pub use moe::{DualMoe, Experts, GroupScore, Groups, Moe, Router, RouterWeights, Scoring, Shared};
 pub use norm::{Norm, NormKind};
-pub use per_layer::{LayerInput, PerLayerInputs};
+pub use per_layer::{EmbedSkip, KeepEmbeddings, LayerInput, PerLayerInputs};
 pub use rope::{Rope, RopeScaling};
 
 use std::any::Any;
@@ -86,6 +86,17 @@ pub struct Blueprint {
     pub head: Head,
     /// Arrays that are computed once per forward and shared by layers (per-layer inputs, stream mixing, ...).
     pub prologue: Option<Part>,
+    /// Further passes over the same layers, each with caches of its own.
+    pub again: Vec<Pass>,
+}
+
+/// One more pass over all layers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pass {
+    /// The final norm ends the pass before.
+    pub norm_first: bool,
+    /// Every layer's cache in this pass, where it is not the layer's own kind.
+    pub cache: Option<CacheKind>,
 }
 
 /// Token ids to hidden states.
@@ -115,6 +126,8 @@ pub struct Head {
     pub bias: bool,
     /// Factor on the logits.
     pub scale: f32,
+    /// Leaf path of a learned factor on the logits.
+    pub gain: Option<String>,
     /// `cap * tanh(logits / cap)`.
     pub softcap: Option<f32>,
     /// Logits of these ids become -infinity.
@@ -160,6 +173,8 @@ pub struct Branch {
     pub post_norm: Option<(String, Norm)>,
     /// Factor on the output (granite, minicpm).
     pub scale: f32,
+    /// Leaf name of a learned factor [1] on the output (talkie).
+    pub gain: Option<String>,
     /// Clip the sum to the range of f16 when running in f16 (gemma3).
     pub clip_f16: bool,
 }
@@ -181,7 +196,7 @@ impl Branch {
     }
     /// Any branch.
     pub fn new(norm: Option<(String, Norm)>, name: &str, part: BranchPart) -> Self {
-        Branch { norm, name: name.into(), part, post_norm: None, scale: 1.0, clip_f16: false }
+        Branch { norm, name: name.into(), part, post_norm: None, scale: 1.0, gain: None, clip_f16: false }
     }
     /// With a norm on the output.
     pub fn post_norm(mut self, name: &str, kind: Norm) -> Self {
@@ -191,6 +206,11 @@ impl Branch {
     /// Without the norm on the input.
     pub fn no_norm(mut self) -> Self {
         self.norm = None;
+        self
+    }
+    /// With a learned factor on the output.
+    pub fn gain(mut self, name: &str) -> Self {
+        self.gain = Some(name.into());
         self
     }
     /// With a factor on the output.
@@ -244,10 +264,12 @@ impl Blueprint {
                 tied: if tied { Tied::Yes } else { Tied::No },
                 bias: false,
                 scale: 1.0,
+                gain: None,
                 softcap: None,
                 forbidden: Vec::new(),
             },
             prologue: None,
+            again: Vec::new(),
         }
     }
 
@@ -258,8 +280,10 @@ impl Blueprint {
         self
     }
 
-    /// One cache kind per layer, in order.
+    /// One cache kind per layer and pass, in order.
     pub fn caches(&self) -> Vec<CacheKind> {
-        self.layers.iter().map(Layer::cache).collect()
+        let own = || self.layers.iter().map(Layer::cache);
+        let again = self.again.iter().flat_map(|p| own().map(|c| p.cache.clone().unwrap_or(c)));
+        own().chain(again).collect()
     }
 }

@@ -22,5 +22,15 @@ pub struct LayerInput {
     pub index: i32,
 }
 
+/// Keeps the embeddings for layers that add them again.
+#[derive(Debug, Clone)]
+pub struct KeepEmbeddings;
+
+/// The embeddings, once more (talkie).
+#[derive(Debug, Clone)]
+pub struct EmbedSkip;
+
+crate::spec!(KeepEmbeddings, "keep_embeddings");
+crate::spec!(EmbedSkip, "embed_skip");
 crate::spec!(PerLayerInputs, "per_layer_inputs");
 crate::spec!(LayerInput, "layer_input");

@@ -63,6 +63,7 @@ struct Branch {
     sublayer: Sublayer,
     post_norm: Option<Leaf<Norm>>,
     scale: f32,
+    gain: Option<Leaf<Param>>,
     clip_f16: bool,
     /// Which of the layer's caches is this mixer's.
     cache: usize,
@@ -84,6 +85,7 @@ impl Branch {
             sublayer,
             post_norm: norm(&s.post_norm)?,
             scale: s.scale,
+            gain: s.gain.as_ref().map(|name| leaves.param(name, &[1])).transpose()?,
             clip_f16: s.clip_f16,
             cache,
         })
@@ -106,12 +108,18 @@ impl Branch {
         if let Some(n) = &self.post_norm {
             y = n.forward(&y);
         }
+        if let Some(g) = &self.gain {
+            y = &y * g.astype(y.dtype());
+        }
         if self.scale == 1.0 { y } else { y * self.scale }
     }
 
     /// x + this branch in few kernels, for one token per row, where branch and backend allow it.
     fn fused(&self, x: &Array, cache: &mut dyn Cache, many: bool, next: [Option<&Array>; 2]) -> Option<Array> {
-        let plain = self.post_norm.is_none() && self.scale == 1.0 && !(self.clip_f16 && x.dtype() == Dtype::Float16);
+        let plain = self.post_norm.is_none()
+            && self.gain.is_none()
+            && self.scale == 1.0
+            && !(self.clip_f16 && x.dtype() == Dtype::Float16);
         let (weight, eps) = self.norm.as_ref().filter(|_| plain && !many)?.rms()?;
         let around = Around { norm: (&weight, eps), next };
         match &self.sublayer {
@@ -201,6 +209,7 @@ macro_rules! walk {
                 Sublayer::Ffn(m) => m.$visit(path, $f),
             });
             mlx::nn::module::$field(& $($mut)? b.post_norm, "post_norm", $path, $f);
+            mlx::nn::module::$field(& $($mut)? b.gain, "gain", $path, $f);
         }
         mlx::nn::module::$field(& $($mut)? $self.scalar, "scalar", $path, $f);
     }};

@@ -45,6 +45,7 @@ impl Embed {
 /// [.., D] -> logits [.., V].
 pub(super) struct Head {
     linear: Option<Leaf<Linear>>,
+    gain: Option<Leaf<Param>>,
     spec: blueprint::Head,
     forbidden: Option<Array>,
 }
@@ -58,12 +59,13 @@ impl Head {
             Tied::IfAbsent => leaves.at(&h.path).has("weight"),
         };
         let linear = if own { Some(leaves.linear(&h.path, b.hidden, b.vocab, h.bias)?) } else { None };
+        let gain = h.gain.as_ref().map(|name| leaves.param(name, &[1])).transpose()?;
         let forbidden = (!h.forbidden.is_empty()).then(|| {
             let mut add = vec![0.0f32; b.vocab as usize];
             h.forbidden.iter().filter_map(|&i| add.get_mut(i as usize).map(|a| *a = f32::NEG_INFINITY)).count();
             Array::from(add)
         });
-        Ok(Head { linear, spec: h.clone(), forbidden })
+        Ok(Head { linear, gain, spec: h.clone(), forbidden })
     }
 
     /// Weights that [`fused`](Self::fused) reads first.
@@ -88,6 +90,9 @@ impl Head {
 
     /// Scale, cap and forbidden ids.
     fn finish(&self, mut logits: Array) -> Array {
+        if let Some(g) = &self.gain {
+            logits = &logits * g.astype(logits.dtype());
+        }
         if self.spec.scale != 1.0 {
             logits = logits * self.spec.scale;
         }
@@ -122,9 +127,11 @@ impl Module for Embed {
 impl Module for Head {
     fn visit(&self, path: &mut Path, f: &mut dyn FnMut(&str, &Param)) {
         mlx::nn::module::visit_field(&self.linear, "", path, f);
+        mlx::nn::module::visit_field(&self.gain, "", path, f);
     }
     fn visit_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, &mut Param)) {
         mlx::nn::module::visit_field_mut(&mut self.linear, "", path, f);
+        mlx::nn::module::visit_field_mut(&mut self.gain, "", path, f);
     }
     fn layers_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, LayerMut<'_>)) {
         mlx::nn::module::layers_field_mut(&mut self.linear, "", path, f);

@@ -120,16 +120,21 @@ impl Decoder {
 
     /// As [`hidden`](Self::hidden), from embeddings [B, L, D] in place of the model's own.
     pub fn hidden_from(&self, embeddings: Array, ids: &Array, caches: &mut Caches) -> Array {
-        assert_eq!(caches.len(), self.layers.len(), "one cache per layer");
+        let passes = 1 + self.blueprint.again.len();
+        assert_eq!(caches.len(), passes * self.layers.len(), "one cache per layer and pass");
         let step = Step::new(ids);
         let ahead = ids.dim(-1) == 1 && fast::is_fused();
         let mut h = match &self.prologue {
             Some(p) => p.before(embeddings, &step),
             None => embeddings,
         };
-        for (i, (layer, cache)) in self.layers.iter().zip(caches.iter_mut()).enumerate() {
+        for (i, (layer, cache)) in self.layers.iter().cycle().zip(caches.iter_mut()).enumerate() {
+            if i > 0 && i % self.layers.len() == 0 && self.blueprint.again[i / self.layers.len() - 1].norm_first {
+                h = self.norm.as_ref().map_or(h.clone(), |n| n.forward(&h));
+            }
             if ahead {
-                let next = self.layers.get(i + 1);
+                let last = i + 1 == passes * self.layers.len();
+                let next = if last { None } else { self.layers.get((i + 1) % self.layers.len()) };
                 step.set_next_weights(next.map_or_else(|| self.head.first_weights(&self.embed), |l| l.first_weights()));
             }
             h = layer.forward(h, &step, cache.as_mut());

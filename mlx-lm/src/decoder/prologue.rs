@@ -3,7 +3,7 @@
 use super::norm::Norm;
 use super::{Registry, Step};
 use crate::Result;
-use crate::blueprint::{Norm as NormSpec, PerLayerInputs as Spec};
+use crate::blueprint::{KeepEmbeddings, Norm as NormSpec, PerLayerInputs as Spec};
 use crate::weights::Leaves;
 use mlx::nn::{Embedding, Leaf, Linear, Module};
 use mlx::{self as mx, Array};
@@ -20,6 +20,18 @@ pub trait Prologue: Module {
 
 pub(super) fn register(r: &mut Registry) {
     r.prologue(PerLayerInputs::load);
+    r.prologue(|_: &KeepEmbeddings, _| Ok(Embeddings {}));
+}
+
+/// Leaves the embeddings for later layers.
+#[derive(Module)]
+pub(super) struct Embeddings {}
+
+impl Prologue for Embeddings {
+    fn before(&self, h: Array, step: &Step) -> Array {
+        step.put("embeddings", h.clone());
+        h
+    }
 }
 
 /// A second embedding, as wide as all layers together, mixed with a projection of the first: each layer gets its own

@@ -18,7 +18,8 @@ pub fn size_or(c: &Config, key: &str, default: i32) -> Result<i32> {
     }
 }
 
-fn fit(c: &Config, key: &str, n: usize) -> Result<i32> {
+/// `n`, read under `key`, as the array layer counts it.
+pub fn fit(c: &Config, key: &str, n: usize) -> Result<i32> {
     i32::try_from(n).map_err(|_| c.error(key, format!("{n} is too large")))
 }
 
@@ -50,7 +51,8 @@ pub fn dims_of_experts(c: &Config) -> Result<Dims> {
     read_dims(c, "num_hidden_layers")
 }
 
-fn read_dims(c: &Config, layers: &str) -> Result<Dims> {
+/// As [`dims_with_layers`]; `inner` is 0 where the config has no `intermediate_size`.
+pub fn read_dims(c: &Config, layers: &str) -> Result<Dims> {
     let (hidden, heads) = (size(c, "hidden_size")?, size(c, "num_attention_heads")?);
     if heads == 0 {
         return Err(c.error("num_attention_heads", "must not be 0"));

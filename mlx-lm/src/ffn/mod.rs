@@ -4,6 +4,7 @@ pub mod activation;
 mod dual;
 mod experts;
 mod layer_input;
+mod linear;
 mod mlp;
 mod moe;
 mod xielu;
@@ -38,4 +39,6 @@ pub fn register(r: &mut Registry) {
     r.ffn_with(dual::build);
     r.ffn(layer_input::build);
     r.ffn(xielu::build);
+    r.ffn(linear::build);
+    r.ffn(linear::build_skip);
 }

@@ -22,6 +22,7 @@ pub struct Attention {
     q_norm: Option<Leaf<Norm>>,
     k_norm: Option<Leaf<Norm>>,
     sinks: Option<Leaf<Param>>,
+    q_gain: Option<Leaf<Param>>,
     gate: Option<Leaf<Linear>>,
     #[module(skip)]
     v_norm: Option<Norm>,
@@ -60,7 +61,7 @@ pub(super) fn build(s: &blueprint::Attention, leaves: &Leaves) -> Result<Attenti
     let gate = match &s.gate {
         None | Some(OutputGate::InQuery) => None,
         Some(OutputGate::Full { name }) => Some(leaves.linear(name, s.hidden, s.heads * v_dim, false)?),
-        Some(OutputGate::PerHead { name, .. }) => Some(leaves.linear(name, s.hidden, s.heads, false)?),
+        Some(OutputGate::PerHead { name, .. }) => Some(leaves.linear_any_bias(name, s.hidden, s.heads)?),
     };
     Ok(Attention {
         q_proj,
@@ -70,6 +71,7 @@ pub(super) fn build(s: &blueprint::Attention, leaves: &Leaves) -> Result<Attenti
         o_proj: leaves.linear(&s.o, s.heads * v_dim, s.hidden, s.o_bias)?,
         q_norm: qk_norm(names.0, s.heads)?,
         k_norm: if matches!(s.share, KvShare::Take(_)) { None } else { qk_norm(names.1, s.kv_heads)? },
+        q_gain: s.q_gain.as_ref().map(|name| leaves.param(name, &[s.heads])).transpose()?,
         sinks: s.sinks.as_ref().map(|name| leaves.param(name, &[s.heads])).transpose()?,
         gate,
         v_norm: s.v_norm.as_ref().map(Norm::plain).transpose()?,
@@ -87,7 +89,7 @@ fn query_factor(f: &blueprint::QueryScale, position: &Position, n: i32) -> Array
 }
 
 /// [B, L, H * D] -> [B, H, L, D]
-fn split_heads(x: &Array, heads: i32) -> Array {
+pub(super) fn split_heads(x: &Array, heads: i32) -> Array {
     let [b, l, _] = x.dims();
     x.reshape([b, l, heads, -1]).transpose([0, 2, 1, 3])
 }
@@ -200,6 +202,9 @@ impl Mixer for Attention {
         if let Some(f) = factor {
             q = &q * f.astype(q.dtype());
         }
+        if let Some(g) = &self.q_gain {
+            q = &q * g.astype(q.dtype()).reshape([-1, 1, 1]);
+        }
         let mask = step.mask(kv, l, s.window);
         let dtype = q.dtype();
         if s.f32_scores {
@@ -243,6 +248,7 @@ impl Mixer for Attention {
         let plain = s.gate.is_none()
             && s.share == KvShare::None
             && !s.tiled_kv
+            && self.q_gain.is_none()
             && s.clip_qkv.is_none()
             && self.v_norm.is_none()
             && !s.f32_scores

@@ -7,6 +7,7 @@ mod attention;
 pub mod conv;
 pub mod delta;
 mod gated_delta;
+mod looped;
 mod mla;
 pub mod rope;
 
@@ -38,6 +39,7 @@ pub trait Mixer: Module {
 /// All mixers of this crate.
 pub fn register(r: &mut Registry) {
     r.mixer(attention::build);
+    r.mixer(looped::build);
     r.mixer(gated_delta::build);
     r.mixer(mla::build);
 }

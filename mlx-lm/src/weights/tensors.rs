@@ -145,6 +145,12 @@ impl Tensors {
     pub fn to_scalar(&mut self, name: &str) -> Result<()> {
         if self.has(name) { self.change(name, |a| a.reshape(())) } else { Ok(()) }
     }
+    /// Cuts the rows of a matrix [n * r, c] into [n, r, c], under another name.
+    pub fn unflatten_rows(&mut self, name: &str, n: i32, to: &str) -> Result<()> {
+        let a = self.take(name)?;
+        self.insert(to, mx::catch(|| a.unflatten(0, [n, -1]))?);
+        Ok(())
+    }
     /// The names that `f` accepts.
     pub fn select(&self, f: impl Fn(&str) -> bool) -> Vec<String> {
         self.names().filter(|n| f(n)).map(String::from).collect()

@@ -1,0 +1,47 @@
+//! Spark 2.5: fused projections, a sigmoid gate per head, three sliding layers to one full, an exact-GELU gate.
+
+use super::Family;
+use super::common::{dims, rms, size_or, swiglu, tied_checkpoint, tied_or};
+use crate::Result;
+use crate::blueprint::{Activation, Attention, Blueprint, Branch, FusedQkv, Layer, OutputGate, Rope};
+use crate::config::Config;
+use crate::weights::Tensors;
+
+pub const FAMILY: Family = Family { model_types: &["spark2_5"], blueprint, checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let types = c.opt_strings("layer_types")?;
+    let window = size_or(c, "sliding_window", 4096)?;
+    let layers = (0..d.layers as usize)
+        .map(|i| {
+            let sliding = match types.as_ref().and_then(|t| t.get(i)) {
+                Some(kind) => kind == "sliding_attention",
+                None => i % 4 != 3,
+            };
+            let rope = c.rope_for(if sliding { "sliding_attention" } else { "full_attention" })?;
+            let mut mixer = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim)
+                .rope(Rope::partial(&rope, d.head_dim, 1.0, 10_000.0))
+                .fused("q_k_v_proj", FusedQkv::Blocks)
+                .output("out_proj")
+                .bias(c.flag_or("attention_bias", false)?);
+            mixer.gate = Some(OutputGate::PerHead { name: "g_proj".into(), softplus: false });
+            if sliding {
+                mixer = mixer.sliding(window);
+            }
+            let mlp = swiglu(&d).activation(Activation::Gelu).bias(c.flag_or("mlp_bias", false)?);
+            Ok(Layer::sequential([
+                Branch::mixer("input_layernorm", rms(&d), "self_attn", mixer),
+                Branch::ffn("post_attention_layernorm", rms(&d), "mlp", mlp),
+            ]))
+        })
+        .collect::<Result<_>>()?;
+    let mut b = Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, true)?, layers);
+    b.embed.path = "model.embedding".into();
+    Ok(b)
+}
+
+fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    t.replace_prefix("model.embed_tokens.", "model.embedding.")?;
+    tied_checkpoint(c, t)
+}
