@@ -44,9 +44,35 @@ impl Pooled {
         if raw.ctx.is_null() {
             return Err(Error::Unavailable(format!("no stream on device {device}: {}", ffi::take_message())));
         }
+        if device != Device::Cpu {
+            skip_teardown_at_exit();
+        }
         Ok(Pooled { raw, device })
     }
 }
+
+/// MLX 0.32.2 tears its CUDA encoders down after the driver has gone and ends the process with an abort. The work is done
+/// when the program ends: the status that it ends with stands, the rest of the teardown is left to the system.
+#[cfg(target_os = "linux")]
+fn skip_teardown_at_exit() {
+    use std::ffi::{c_int, c_void};
+    unsafe extern "C" {
+        fn on_exit(f: unsafe extern "C" fn(c_int, *mut c_void), arg: *mut c_void) -> c_int;
+        fn _exit(status: c_int) -> !;
+    }
+    unsafe extern "C" fn end(status: c_int, _: *mut c_void) {
+        // SAFETY: ends the process; Rust's and C's buffers were flushed before handlers run
+        unsafe { _exit(status) }
+    }
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    // SAFETY: a handler without state, registered once; handlers registered later run before it
+    ONCE.call_once(|| unsafe {
+        on_exit(end, std::ptr::null_mut());
+    });
+}
+
+#[cfg(not(target_os = "linux"))]
+fn skip_teardown_at_exit() {}
 
 impl Drop for Pooled {
     fn drop(&mut self) {

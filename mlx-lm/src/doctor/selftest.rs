@@ -89,12 +89,16 @@ pub fn self_test(device: Device) -> Vec<Check> {
         }),
         check(device, "softmax", 1e-5, &softmaxed, || a.array().softmax(-1)),
         check(device, "rms_norm", 1e-5, &normed, || mx::fast::rms_norm(&a.array(), None, 1e-5)),
-        check(device, "attention, causal", 1e-5, &attended, || {
+        // a GPU multiplies float32 in TF32
+        check(device, "attention, causal", if device == Device::Cpu { 1e-5 } else { 2e-3 }, &attended, || {
             let v = heads(&b_rows(&b, a.rows));
             let o = Sdpa { scale: 0.125, mask: Some(&Mask::Causal), sinks: None, force_fused: false };
             mx::fast::scaled_dot_product_attention(&heads(&a), &heads(&a), &v, o)
         }),
-        check(device, "quantized matmul, 4 bits", 1e-4, &a.times_t(&packed.dense), || packed.product(&a.array())),
+        // few rows: on CUDA MLX compiles its product of many float32 rows for half a minute
+        check(device, "quantized matmul, 4 bits", 1e-4, &b_rows(&a, 4).times_t(&packed.dense), || {
+            packed.product(&b_rows(&a, 4).array())
+        }),
         check(device, "quantized matvec, 4 bits", 1e-4, &b_rows(&a, 1).times_t(&packed.dense), || {
             packed.product(&b_rows(&a, 1).array())
         }),
