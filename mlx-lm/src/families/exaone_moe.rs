@@ -1,0 +1,59 @@
+//! EXAONE MoE: sliding layers rotate, full ones do not; sigmoid router with correction bias, shared experts.
+
+use super::Family;
+use super::common::{attention, dims, llama_layer, plain_checkpoint, rms, size, size_or, sliding_layers, stack_experts, swiglu, tied_or};
+use crate::Result;
+use crate::blueprint::{Blueprint, GroupScore, Groups, Mlp, Moe, QkNormKind, Rope, Router};
+use crate::config::Config;
+use crate::weights::Tensors;
+
+pub const FAMILY: Family = Family { model_types: &["exaone_moe"], blueprint, checkpoint };
+
+pub fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let rotating = attention(c, &d)?
+        .rope(Rope::from_config(&c.rope()?, d.head_dim, 1e6))
+        .qk_norm(QkNormKind::PerHead, rms(&d));
+    let slides = sliding_layers(c, d.layers, |_| false)?;
+    let all_rotate = !slides.contains(&true);
+    let groups = Groups {
+        count: size_or(c, "n_group", 1)?,
+        top: size_or(c, "topk_group", 1)?,
+        score: GroupScore::TopTwo,
+        fill: 0.0,
+    };
+    let top_k = size(c, "num_experts_per_tok")?;
+    let renormalise = top_k > 1 && c.flag_or("norm_topk_prob", true)?;
+    let router = Router::noaux(Some(groups), renormalise, c.f32_or("routed_scaling_factor", 2.5f32)?);
+    let inner = size(c, "moe_intermediate_size")?;
+    let mut moe = Moe::swiglu(d.hidden, inner, size(c, "num_experts")?, top_k, router);
+    let shared = size_or(c, "num_shared_experts", 0)?;
+    if shared > 0 {
+        moe = moe.shared("shared_experts", Mlp::swiglu(d.hidden, inner * shared), None);
+    }
+    let sparse = c.opt_flags("is_moe_layer")?.unwrap_or_default();
+    let layers = (0..d.layers as usize)
+        .map(|i| {
+            let mut mixer = rotating.clone();
+            if slides[i] {
+                mixer = mixer.sliding(size(c, "sliding_window")?);
+            } else if !all_rotate {
+                mixer.rope = None;
+            }
+            Ok(match sparse.get(i) == Some(&true) {
+                true => llama_layer(&d, mixer, moe.clone()),
+                false => llama_layer(&d, mixer, swiglu(&d)),
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers))
+}
+
+fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    t.drop_where(|n| n.starts_with("mtp."));
+    plain_checkpoint(c, t)?;
+    for name in t.select(|n| n.ends_with(".mlp.e_score_correction_bias")) {
+        t.rename(&name, name.replace(".mlp.e_score", ".mlp.gate.e_score"))?;
+    }
+    stack_experts(t, size(c, "num_hidden_layers")?, size(c, "num_experts")?, "mlp.experts", "mlp.switch_mlp")
+}
