@@ -39,11 +39,16 @@ pub struct Router {
     pub bias: bool,
     /// Compute logits and scores in float32.
     pub f32: bool,
+    /// `cap * tanh(logits / cap)` before the scores (laguna).
+    pub softcap: Option<f32>,
     pub scoring: Scoring,
     /// Leaf path, relative to the moe, of a bias that only takes part in the choice.
     pub correction: Option<String>,
     pub groups: Option<Groups>,
     pub weights: RouterWeights,
+    /// One expert after the other, each weighed by a softmax over the logits within twice this share of the best
+    /// (phimoe); scoring and weights are not used.
+    pub sparse_mixer: Option<f32>,
     /// Factor on the weights.
     pub scale: f32,
 }
@@ -94,6 +99,8 @@ pub struct Shared {
     pub part: Part,
     /// Leaf name of a projection to one logit whose sigmoid scales them (qwen2_moe).
     pub gate: Option<String>,
+    /// Leaf name of a projection to two logits whose softmax weighs routed and shared experts (Klear).
+    pub mix: Option<String>,
 }
 
 /// A dense MLP and experts side by side, each between norms of its own (gemma4); the router sees the input.
@@ -115,9 +122,11 @@ impl Router {
             name: "gate".into(),
             bias: false,
             f32: false,
+            softcap: None,
             scoring: Scoring::Softmax,
             correction: None,
             groups: None,
+            sparse_mixer: None,
             weights: if renormalise { RouterWeights::Normalised { eps: 0.0 } } else { RouterWeights::Scores },
             scale: 1.0,
         }
@@ -156,7 +165,7 @@ impl Moe {
         }
     }
     pub fn shared(mut self, name: &str, part: impl super::Spec, gate: Option<&str>) -> Self {
-        self.shared = Some(Shared { name: name.into(), part: std::rc::Rc::new(part), gate: gate.map(Into::into) });
+        self.shared = Some(Shared { name: name.into(), part: std::rc::Rc::new(part), gate: gate.map(Into::into), mix: None });
         self
     }
 }

@@ -1,9 +1,14 @@
 //! Trinity (afmoe): norms before and after both branches, gated attention, sliding layers rotate, full ones do not.
 
 use super::Family;
-use super::common::{Dims, dims, plain_checkpoint, rms, rope, sandwich_layer, size, size_or, sliding_layers, stack_experts, swiglu, tied_or};
+use super::common::{
+    Dims, dims, plain_checkpoint, rms, rope, sandwich_layer, size, size_or, sliding_layers, stack_experts, swiglu,
+    tied_or,
+};
 use crate::Result;
-use crate::blueprint::{Attention, Blueprint, EmbedScale, GroupScore, Groups, Mlp, Moe, OutputGate, QkNormKind, Router, Scoring};
+use crate::blueprint::{
+    Attention, Blueprint, EmbedScale, GroupScore, Groups, Mlp, Moe, OutputGate, QkNormKind, Router, Scoring,
+};
 use crate::config::Config;
 use crate::weights::Tensors;
 
@@ -11,8 +16,7 @@ pub const FAMILY: Family = Family { model_types: &["afmoe"], blueprint, checkpoi
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = Dims { head_dim: size_or(c, "head_dim", 64)?, eps: c.f32_or("rms_norm_eps", 1e-5f32)?, ..dims(c)? };
-    let mut full =
-        Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim).qk_norm(QkNormKind::PerHead, rms(&d));
+    let mut full = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim).qk_norm(QkNormKind::PerHead, rms(&d));
     full.gate = Some(OutputGate::Full { name: "gate_proj".into() });
     let local = full.clone().rope(rope(c, &d)?).sliding(size_or(c, "sliding_window", 2048)?);
     let groups = Groups {

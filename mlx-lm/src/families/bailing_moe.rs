@@ -3,7 +3,9 @@
 use super::Family;
 use super::common::{Dims, dims, plain_checkpoint, rms, size, size_or, stack_experts, swiglu, tied_or};
 use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, FusedQkv, GroupScore, Groups, Layer, Mlp, Moe, QkNormKind, Rope, Router, Scoring};
+use crate::blueprint::{
+    Attention, Blueprint, Branch, FusedQkv, GroupScore, Groups, Layer, Mlp, Moe, QkNormKind, Rope, Router, Scoring,
+};
 use crate::config::Config;
 use crate::weights::Tensors;
 
@@ -36,8 +38,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let renormalise = top_k > 1 && c.flag("norm_topk_prob")?;
     let mut router = Router::noaux(Some(groups), renormalise, c.f32_or("routed_scaling_factor", 1f32)?);
     router.name = "gate.gate_proj".into();
-    router.correction =
-        c.flag_or("moe_router_enable_expert_bias", false)?.then(|| "gate.expert_bias".into());
+    router.correction = c.flag_or("moe_router_enable_expert_bias", false)?.then(|| "gate.expert_bias".into());
     if c.str_or("score_function", "softmax")? != "sigmoid" {
         router.scoring = Scoring::Softmax;
     }

@@ -1,7 +1,9 @@
 //! EXAONE MoE: sliding layers rotate, full ones do not; sigmoid router with correction bias, shared experts.
 
 use super::Family;
-use super::common::{attention, dims, llama_layer, plain_checkpoint, rms, size, size_or, sliding_layers, stack_experts, swiglu, tied_or};
+use super::common::{
+    attention, dims, llama_layer, plain_checkpoint, rms, size, size_or, sliding_layers, stack_experts, swiglu, tied_or,
+};
 use crate::Result;
 use crate::blueprint::{Blueprint, GroupScore, Groups, Mlp, Moe, QkNormKind, Rope, Router};
 use crate::config::Config;
@@ -11,9 +13,8 @@ pub const FAMILY: Family = Family { model_types: &["exaone_moe"], blueprint, che
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
-    let rotating = attention(c, &d)?
-        .rope(Rope::from_config(&c.rope()?, d.head_dim, 1e6))
-        .qk_norm(QkNormKind::PerHead, rms(&d));
+    let rotating =
+        attention(c, &d)?.rope(Rope::from_config(&c.rope()?, d.head_dim, 1e6)).qk_norm(QkNormKind::PerHead, rms(&d));
     let slides = sliding_layers(c, d.layers, |_| false)?;
     let all_rotate = !slides.contains(&true);
     let groups = Groups {

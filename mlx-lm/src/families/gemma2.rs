@@ -13,12 +13,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let norm = Norm::rms_offset(d.eps, 1.0);
     let mut mixer = attention(c, &d)?.scale(c.f32_or("query_pre_attn_scalar", 144f32)?.powf(-0.5));
     mixer.softcap = Some(c.f32_or("attn_logit_softcapping", 50f32)?);
-    let norms = [
-        "input_layernorm",
-        "post_attention_layernorm",
-        "pre_feedforward_layernorm",
-        "post_feedforward_layernorm",
-    ];
+    let norms =
+        ["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"];
     let layer = sandwich_layer(norms, norm, mixer, swiglu(&d).activation(Activation::GeluTanh));
     let mut b = Blueprint::new(d.vocab, d.hidden, norm, true, vec![layer; d.layers as usize]);
     b.embed.scale = Some(EmbedScale { value: (d.hidden as f32).sqrt(), round_bf16: false });

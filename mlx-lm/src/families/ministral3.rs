@@ -3,7 +3,7 @@
 use super::Family;
 use super::common::{attention, dims, llama_layer, rms, size, sliding_layers, swiglu, tied_checkpoint, tied_or};
 use crate::Result;
-use crate::blueprint::{Blueprint};
+use crate::blueprint::Blueprint;
 use crate::config::Config;
 
 pub const FAMILY: Family = Family { model_types: &["ministral3"], blueprint, checkpoint: tied_checkpoint };

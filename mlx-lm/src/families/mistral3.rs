@@ -1,7 +1,7 @@
 //! Text side of Mistral 3 and Pixtral: llama or ministral3 under `language_model`, the head untied by default.
 
 use super::Family;
-use super::common::{text_names};
+use super::common::text_names;
 use super::{llama, ministral3};
 use crate::Result;
 use crate::blueprint::{Blueprint, Tied};

@@ -10,8 +10,7 @@ pub const FAMILY: Family = Family { model_types: &["olmo2"], blueprint, checkpoi
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
-    let mixer =
-        attention(c, &d)?.bias(c.flag_or("attention_bias", false)?).qk_norm(QkNormKind::FullWidth, rms(&d));
+    let mixer = attention(c, &d)?.bias(c.flag_or("attention_bias", false)?).qk_norm(QkNormKind::FullWidth, rms(&d));
     let norms = ["", "post_attention_layernorm", "", "post_feedforward_layernorm"];
     let layer = sandwich_layer(norms, rms(&d), mixer, swiglu(&d).bias(c.flag_or("mlp_bias", false)?));
     Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, true)?, vec![layer; d.layers as usize]))

@@ -10,8 +10,7 @@ pub const FAMILY: Family = Family { model_types: &["olmo3"], blueprint, checkpoi
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
-    let full =
-        attention(c, &d)?.bias(c.flag_or("attention_bias", false)?).qk_norm(QkNormKind::FullWidth, rms(&d));
+    let full = attention(c, &d)?.bias(c.flag_or("attention_bias", false)?).qk_norm(QkNormKind::FullWidth, rms(&d));
     let window = size(c, "sliding_window")?;
     let local = Rope::plain(d.head_dim, c.rope()?.theta_or(10_000.0));
     let norms = ["", "post_attention_layernorm", "", "post_feedforward_layernorm"];

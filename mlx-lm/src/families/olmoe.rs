@@ -11,8 +11,7 @@ pub const FAMILY: Family = Family { model_types: &["olmoe"], blueprint, checkpoi
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
-    let mixer =
-        attention(c, &d)?.bias(c.flag_or("attention_bias", false)?).qk_norm(QkNormKind::FullWidth, rms(&d));
+    let mixer = attention(c, &d)?.bias(c.flag_or("attention_bias", false)?).qk_norm(QkNormKind::FullWidth, rms(&d));
     let router = Router::softmax(c.flag_or("norm_topk_prob", false)?);
     let (experts, top_k) = (size(c, "num_experts")?, size(c, "num_experts_per_tok")?);
     let mut moe = Moe::swiglu(d.hidden, d.inner, experts, top_k, router);

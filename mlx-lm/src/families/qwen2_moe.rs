@@ -17,8 +17,11 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     mixer.qkv_bias = true;
     let (inner, experts) = (size(c, "moe_intermediate_size")?, size(c, "num_experts")?);
     let shared = Mlp::swiglu(d.hidden, size(c, "shared_expert_intermediate_size")?);
-    let moe = Moe::swiglu(d.hidden, inner, experts, size(c, "num_experts_per_tok")?, Router::softmax(false))
-        .shared("shared_expert", shared, Some("shared_expert_gate"));
+    let moe = Moe::swiglu(d.hidden, inner, experts, size(c, "num_experts_per_tok")?, Router::softmax(false)).shared(
+        "shared_expert",
+        shared,
+        Some("shared_expert_gate"),
+    );
     let layer = llama_layer(&d, mixer, moe);
     Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), false, vec![layer; d.layers as usize]))
 }

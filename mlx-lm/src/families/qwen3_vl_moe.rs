@@ -4,7 +4,7 @@ use super::Family;
 use super::common::{size, text_names};
 use super::qwen3_moe;
 use crate::Result;
-use crate::blueprint::{Blueprint};
+use crate::blueprint::Blueprint;
 use crate::config::Config;
 use crate::weights::Tensors;
 

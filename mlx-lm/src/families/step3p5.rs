@@ -26,13 +26,19 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
             if !sparse.contains(&i) {
                 return Ok(llama_layer(&d, mixer, dense(d.inner)));
             }
-            let mut router =
-                Router::noaux(None, c.flag_or("norm_expert_weight", true)?, c.f32_or("moe_router_scaling_factor", 3f32)?);
+            let mut router = Router::noaux(
+                None,
+                c.flag_or("norm_expert_weight", true)?,
+                c.f32_or("moe_router_scaling_factor", 3f32)?,
+            );
             router.name = "gate.gate".into();
             router.correction = Some("gate.router_bias".into());
             let (inner, experts) = (size_or(c, "moe_intermediate_size", 1280)?, size_or(c, "moe_num_experts", 288)?);
-            let mut moe = Moe::swiglu(d.hidden, inner, experts, size_or(c, "moe_top_k", 8)?, router)
-                .shared("share_expert", dense(size_or(c, "share_expert_dim", 1280)?), None);
+            let mut moe = Moe::swiglu(d.hidden, inner, experts, size_or(c, "moe_top_k", 8)?, router).shared(
+                "share_expert",
+                dense(size_or(c, "share_expert_dim", 1280)?),
+                None,
+            );
             if let Some(limit) = limit(&routed, i) {
                 moe.body = Experts::Clipped { activation: Activation::Silu, limit };
             }
@@ -74,7 +80,8 @@ fn mixer(c: &Config, d: &Dims, i: usize, slides: bool) -> Result<Attention> {
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     t.drop_where(|n| n.contains(".mtp"));
     drop_extra_layers(t, size(c, "num_hidden_layers")?);
-    let published = |n: &str| n.contains(".moe.") || (n.contains(".share_expert.") && !n.contains(".mlp.share_expert."));
+    let published =
+        |n: &str| n.contains(".moe.") || (n.contains(".share_expert.") && !n.contains(".mlp.share_expert."));
     if t.select(published).is_empty() {
         return Ok(());
     }

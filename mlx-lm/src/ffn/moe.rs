@@ -33,8 +33,10 @@ pub(super) fn build(s: &blueprint::Moe, leaves: &Leaves, r: &Registry) -> Result
             })
             .transpose()?,
         shared_gate: shared
-            .and_then(|sh| sh.gate.as_ref())
-            .map(|name| leaves.linear(name, s.hidden, 1, false))
+            .and_then(|sh| match (&sh.gate, &sh.mix) {
+                (Some(name), _) => Some(leaves.linear(name, s.hidden, 1, false)),
+                (None, mix) => mix.as_ref().map(|name| leaves.linear(name, s.hidden, 2, true)),
+            })
             .transpose()?,
         spec: s.clone(),
     })
@@ -43,6 +45,13 @@ pub(super) fn build(s: &blueprint::Moe, leaves: &Leaves, r: &Registry) -> Result
 /// Chooses experts: logits [.., E] -> (indices [.., K], weights [.., K]).
 pub fn route(s: &blueprint::Router, top_k: i32, logits: &Array, correction: Option<&Array>) -> (Array, Array) {
     let logits = if s.f32 { logits.astype(Dtype::Float32) } else { logits.clone() };
+    let logits = match s.softcap {
+        Some(cap) => (logits / cap).tanh() * cap,
+        None => logits,
+    };
+    if let Some(jitter) = s.sparse_mixer {
+        return sparse_mixer(&logits, top_k, jitter);
+    }
     let scores = match s.scoring {
         Scoring::None => logits,
         Scoring::Softmax => mx::softmax_with(&logits, -1, true),
@@ -64,6 +73,22 @@ pub fn route(s: &blueprint::Router, top_k: i32, logits: &Array, correction: Opti
         RouterWeights::Softmax => mx::softmax_with(&chosen, -1, true),
     };
     (indices, if s.scale == 1.0 { weights } else { weights * s.scale })
+}
+
+/// The best expert, then the best of the rest, and so on: each weighed within its own band of logits.
+fn sparse_mixer(logits: &Array, top_k: i32, jitter: f32) -> (Array, Array) {
+    let never = Array::scalar(f64::NEG_INFINITY, logits.dtype());
+    let (mut masked, mut chosen, mut weights) = (logits.clone(), Vec::new(), Vec::new());
+    for _ in 0..top_k {
+        let best = masked.max_keepdims(-1);
+        let index = mx::argmax(&masked, -1).expand_dims(-1).stop_gradient();
+        let far = ((&best - logits) / mx::maximum(logits.abs(), &best)).gt(2.0 * jitter);
+        let band = mx::softmax_with(&mx::where_(&far, &never, &masked), -1, true);
+        weights.push(mx::take_along_axis(&band, &index, -1));
+        masked = mx::put_along_axis(&masked, &index, &never, -1);
+        chosen.push(index);
+    }
+    (mx::concatenate(&chosen, -1), mx::concatenate(&weights, -1))
 }
 
 /// Scores outside of the best groups become the fill value.
@@ -98,6 +123,11 @@ impl Ffn for Moe {
         let mut y = (y * weights.expand_dims(-1)).sum(-2).astype(x.dtype());
         if let Some(shared) = &self.shared {
             let mut z = shared.forward(x, step);
+            let mixed = self.spec.shared.as_ref().is_some_and(|s| s.mix.is_some());
+            if let (Some(g), true) = (&self.shared_gate, mixed) {
+                let share = mx::softmax_with(&g.forward(x), -1, true);
+                return y * share.slice_axis(-1, 0..1) + z * share.slice_axis(-1, 1..2);
+            }
             if let Some(g) = &self.shared_gate {
                 z = z * g.forward(x).sigmoid();
             }
@@ -110,7 +140,7 @@ impl Ffn for Moe {
         let s = &self.spec.router;
         // few rows only: each token-expert pair reads its matrices by itself
         let few = x.size() / x.dim(-1).max(1) as usize <= 8;
-        if !few || s.groups.is_some() || self.shared.is_some() {
+        if !few || s.groups.is_some() || s.sparse_mixer.is_some() || s.softcap.is_some() || self.shared.is_some() {
             return None;
         }
         let routing = Routing {
