@@ -41,6 +41,13 @@ pub struct Attention {
     pub query_scale: Option<QueryScale>,
     /// Leaf name of one learned factor per query head, after rotation and norm (talkie).
     pub q_gain: Option<String>,
+    /// Leaf name and kind of a norm before the output projection (bitnet).
+    pub o_norm: Option<(String, Norm)>,
+    /// Leaf names of the steps to whose multiples keys and values are rounded, within 8 bits (afm7).
+    pub kv_rounding: Option<(String, String)>,
+    /// Leaf names of two taps per kv head over time, on keys and values (baichuan_m1). The cache is a list then: two
+    /// slots, and the keys and values.
+    pub kv_conv: Option<(String, String)>,
     pub cache: CacheKind,
 }
 
@@ -128,6 +135,22 @@ pub enum OutputGate {
     PerHead { name: String, softplus: bool },
 }
 
+/// sigmoid(q * k) * v, feature by feature, with keys and values convolved over time (gear).
+#[derive(Debug, Clone)]
+pub struct ConvGate {
+    pub hidden: i32,
+    pub heads: i32,
+    pub kv_heads: i32,
+    pub head_dim: i32,
+    /// Length of the convolutions.
+    pub taps: i32,
+    pub bias: bool,
+    /// Of queries and keys, per head.
+    pub norm: Norm,
+}
+
+crate::spec!(ConvGate, "conv_mixer", |_| CacheKind::Slots(2));
+
 /// Attention of layers that run twice (iquestloopcoder): the second time, a sigmoid of each query mixes attention over
 /// the first pass's keys with attention over a short window of its own.
 #[derive(Debug, Clone)]
@@ -171,6 +194,9 @@ impl Attention {
             value_scale: None,
             query_scale: None,
             q_gain: None,
+            o_norm: None,
+            kv_rounding: None,
+            kv_conv: None,
             cache: CacheKind::Kv,
         }
     }

@@ -12,6 +12,8 @@ pub enum Activation {
     Relu,
     /// relu(x)^2.
     Relu2,
+    /// tanh GELU of what exceeds this quantile of a normal distribution with the row's mean and deviation (gemma3n).
+    SparseGelu(f32),
     Sigmoid,
     Tanh,
 }
@@ -43,6 +45,8 @@ pub struct Mlp {
     pub bias: bool,
     /// min(act(gate), limit) * up within +- limit (step3p5).
     pub limit: Option<f32>,
+    /// Leaf name and kind of a norm before the down projection (bitnet).
+    pub inner_norm: Option<(String, super::Norm)>,
 }
 
 /// Leaf names of an MLP.
@@ -98,12 +102,13 @@ impl Mlp {
             names: MlpNames::Gated { gate: "gate_proj".into(), up: "up_proj".into(), down: "down_proj".into() },
             bias: false,
             limit: None,
+            inner_norm: None,
         }
     }
     /// down(act(up(x))) without a gate.
     pub fn plain(hidden: i32, inner: i32, activation: Activation, up: &str, down: &str) -> Self {
         let names = MlpNames::Plain { up: up.into(), down: down.into() };
-        Mlp { hidden, inner, activation, names, bias: false, limit: None }
+        Mlp { hidden, inner, activation, names, bias: false, limit: None, inner_norm: None }
     }
     /// The leaf names of a gated MLP.
     pub fn gated_as(self, gate: &str, up: &str, down: &str) -> Self {

@@ -15,14 +15,16 @@ pub mod norm;
 pub mod per_layer;
 pub mod rope;
 
-pub use attention::{Attention, FusedQkv, KvShare, Looped, OutputGate, Projections, QkNorm, QkNormKind, QueryScale};
+pub use attention::{
+    Attention, ConvGate, FusedQkv, KvShare, Looped, OutputGate, Projections, QkNorm, QkNormKind, QueryScale,
+};
 pub use cache::CacheKind;
 pub use ffn::{Activation, LinearFfn, Mlp, MlpNames, XieluMlp};
 pub use gated_delta::{GatedDelta, GatedDeltaLayout};
 pub use mla::Mla;
 pub use moe::{DualMoe, Experts, GroupScore, Groups, Moe, Router, RouterWeights, Scoring, Shared};
 pub use norm::{Norm, NormKind};
-pub use per_layer::{EmbedSkip, KeepEmbeddings, LayerInput, PerLayerInputs};
+pub use per_layer::{AltUp, AltUpLayer, EmbedSkip, KeepEmbeddings, LayerInput, PerLayerInputs};
 pub use rope::{Rope, RopeScaling};
 
 use std::any::Any;

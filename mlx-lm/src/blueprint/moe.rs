@@ -165,7 +165,8 @@ impl Moe {
         }
     }
     pub fn shared(mut self, name: &str, part: impl super::Spec, gate: Option<&str>) -> Self {
-        self.shared = Some(Shared { name: name.into(), part: std::rc::Rc::new(part), gate: gate.map(Into::into), mix: None });
+        self.shared =
+            Some(Shared { name: name.into(), part: std::rc::Rc::new(part), gate: gate.map(Into::into), mix: None });
         self
     }
 }

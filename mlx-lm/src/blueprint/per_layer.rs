@@ -30,6 +30,32 @@ pub struct KeepEmbeddings;
 #[derive(Debug, Clone)]
 pub struct EmbedSkip;
 
+/// Several residual streams, one of which a layer computes (AltUp, Baykal et al. 2023): made before the layers, averaged
+/// after them.
+#[derive(Debug, Clone)]
+pub struct AltUp {
+    pub inputs: PerLayerInputs,
+    pub streams: i32,
+    /// Which stream the layers compute.
+    pub active: i32,
+    /// Mixing weights are clipped to +- this.
+    pub coef_clip: Option<f32>,
+    pub correct_scale: bool,
+}
+
+/// One layer over the streams of [`AltUp`] (gemma3n).
+#[derive(Debug, Clone)]
+pub struct AltUpLayer {
+    pub altup: AltUp,
+    pub attention: super::Attention,
+    pub mlp: super::Mlp,
+    pub laurel_rank: i32,
+    /// Which layer this is.
+    pub index: i32,
+}
+
+crate::spec!(AltUp, "altup");
+crate::spec!(AltUpLayer, "altup_layer", |l| l.attention.cache.clone());
 crate::spec!(KeepEmbeddings, "keep_embeddings");
 crate::spec!(EmbedSkip, "embed_skip");
 crate::spec!(PerLayerInputs, "per_layer_inputs");

@@ -180,6 +180,8 @@ pub enum ForeignQuant {
     },
     /// Packed ternary weights.
     Bitnet {
+        /// The stored scale divides.
+        inverse: bool,
         skip: Vec<String>,
     },
     /// NVIDIA ModelOpt; `algo` as `NVFP4`.
@@ -253,6 +255,13 @@ pub(super) fn read(config: &Section) -> Result<Quantization> {
     }
     let Some(q) = config.opt_sub("quantization_config")? else { return Ok(Quantization::None) };
     match q.opt_str("quant_method")? {
+        Some("bitnet") => {
+            // the family of that name always multiplies, as in Python
+            let divides =
+                config.opt_str("model_type")? != Some("bitnet") && q.str_or("linear_class", "")? != "autobitlinear";
+            let skip = q.opt_strings("modules_to_not_convert")?.unwrap_or_default();
+            Ok(Quantization::Foreign(ForeignQuant::Bitnet { inverse: divides, skip }))
+        }
         Some(method) => foreign(&q, method).map(Quantization::Foreign),
         None if q.has("quant_algo") || q.has("quantization") => foreign(&q, "modelopt").map(Quantization::Foreign),
         None if q.has("bits") => mlx(&q).map(Quantization::Mlx),
@@ -318,7 +327,6 @@ fn foreign(q: &Section, method: &str) -> Result<ForeignQuant> {
         }
         "mxfp4" => ForeignQuant::Mxfp4 { skip: skip("modules_to_not_convert")? },
         "mxfp8" => ForeignQuant::Mxfp8 { skip: skip("modules_to_not_convert")? },
-        "bitnet" => ForeignQuant::Bitnet { skip: skip("modules_to_not_convert")? },
         "modelopt" | "modelopt_fp4" => {
             let inner = q.opt_sub("quantization")?;
             let q = inner.as_ref().unwrap_or(q);

@@ -1,5 +1,6 @@
 //! Blueprint and weights to a running decoder: embedding, layers, norm, head, and the step that walks them.
 
+mod altup;
 mod block;
 mod head;
 mod load;

@@ -56,6 +56,7 @@ impl Registry {
         ffn::register(&mut r);
         super::block::register(&mut r);
         super::prologue::register(&mut r);
+        super::altup::register(&mut r);
         r
     }
 

@@ -28,9 +28,12 @@ macro_rules! families {
 }
 
 families! {
+    afm7,
     afmoe,
     apertus,
+    baichuan_m1,
     bailing_moe,
+    bitnet,
     cohere,
     cohere2,
     dbrx,
@@ -42,9 +45,11 @@ families! {
     exaone,
     exaone4,
     exaone_moe,
+    gear,
     gemma,
     gemma2,
     gemma3,
+    gemma3n,
     gemma4,
     glm,
     glm4,

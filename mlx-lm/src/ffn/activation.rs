@@ -15,6 +15,13 @@ pub fn apply(activation: Activation, x: &Array) -> Array {
         Activation::GeluFast => x * (1.702 * x).sigmoid(),
         Activation::Relu => mx::maximum(x, 0.0),
         Activation::Relu2 => mx::maximum(x, 0.0).square(),
+        Activation::SparseGelu(quantile) => {
+            let deviations = Array::scalar(2.0 * quantile as f64 - 1.0, mx::Dtype::Float32).erfinv() * 2f32.sqrt();
+            let mean = x.mean_keepdims(-1);
+            let std = (x - &mean).square().mean_keepdims(-1).sqrt();
+            let cutoff = mean + &std * deviations.astype(std.dtype());
+            apply(Activation::GeluTanh, &mx::maximum(x - cutoff, 0.0))
+        }
         Activation::Sigmoid => x.sigmoid(),
         Activation::Tanh => x.tanh(),
     }

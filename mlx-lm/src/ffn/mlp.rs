@@ -3,6 +3,7 @@
 use super::{Ffn, activation};
 use crate::Result;
 use crate::blueprint::{self, MlpNames};
+use crate::decoder::norm::Norm;
 use crate::decoder::{Around, Step};
 use crate::weights::Leaves;
 use mlx::Array;
@@ -14,6 +15,7 @@ use mlx::nn::{Leaf, Linear, Module};
 pub struct Mlp {
     gate_proj: Option<Leaf<Linear>>,
     up_proj: Leaf<Linear>,
+    inner_norm: Option<Leaf<Norm>>,
     down_proj: Leaf<Linear>,
     #[module(skip)]
     spec: blueprint::Mlp,
@@ -28,7 +30,8 @@ pub(super) fn build(s: &blueprint::Mlp, leaves: &Leaves) -> Result<Mlp> {
         MlpNames::Plain { up, down } => (None, inward(up, s.inner)?, down),
     };
     let down_proj = leaves.linear(down, s.inner, s.hidden, s.bias)?;
-    Ok(Mlp { gate_proj, up_proj, down_proj, spec: s.clone() })
+    let inner_norm = s.inner_norm.as_ref().map(|(name, n)| Norm::load(leaves, name, n, &[s.inner])).transpose()?;
+    Ok(Mlp { gate_proj, up_proj, inner_norm, down_proj, spec: s.clone() })
 }
 
 impl Ffn for Mlp {
@@ -51,10 +54,11 @@ impl Ffn for Mlp {
             }
             (None, _) => activation::apply(act, &up),
         };
+        let inner = self.inner_norm.as_ref().map_or_else(|| inner.clone(), |n| n.forward(&inner));
         self.down_proj.forward(&inner)
     }
     fn fused(&self, x: &Array, around: &Around<'_>) -> Option<Array> {
-        if self.spec.limit.is_some() {
+        if self.spec.limit.is_some() || self.inner_norm.is_some() {
             return None;
         }
         let gate = activation::gate(self.spec.activation)?;

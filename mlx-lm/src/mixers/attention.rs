@@ -3,7 +3,7 @@
 use super::{Mixer, rope::Rope};
 use crate::Result;
 use crate::blueprint::{self, FusedQkv, KvShare, OutputGate, Projections, QkNormKind};
-use crate::cache::{Attend, Cache, KvCache, Position, sdpa};
+use crate::cache::{Attend, Cache, KvCache, Position, Slots, sdpa};
 use crate::decoder::norm::Norm;
 use crate::decoder::{Around, SharedKv, Step};
 use crate::weights::Leaves;
@@ -23,6 +23,11 @@ pub struct Attention {
     k_norm: Option<Leaf<Norm>>,
     sinks: Option<Leaf<Param>>,
     q_gain: Option<Leaf<Param>>,
+    o_norm: Option<Leaf<Norm>>,
+    k_step: Option<Leaf<Param>>,
+    v_step: Option<Leaf<Param>>,
+    k_taps: Option<Leaf<Param>>,
+    v_taps: Option<Leaf<Param>>,
     gate: Option<Leaf<Linear>>,
     #[module(skip)]
     v_norm: Option<Norm>,
@@ -71,6 +76,11 @@ pub(super) fn build(s: &blueprint::Attention, leaves: &Leaves) -> Result<Attenti
         o_proj: leaves.linear(&s.o, s.heads * v_dim, s.hidden, s.o_bias)?,
         q_norm: qk_norm(names.0, s.heads)?,
         k_norm: if matches!(s.share, KvShare::Take(_)) { None } else { qk_norm(names.1, s.kv_heads)? },
+        o_norm: s.o_norm.as_ref().map(|(name, n)| Norm::load(leaves, name, n, &[s.heads * v_dim])).transpose()?,
+        k_step: s.kv_rounding.as_ref().map(|(k, _)| leaves.param(k, &[])).transpose()?,
+        v_step: s.kv_rounding.as_ref().map(|(_, v)| leaves.param(v, &[])).transpose()?,
+        k_taps: s.kv_conv.as_ref().map(|(k, _)| leaves.param(k, &[1, 1, s.kv_heads, 1, 2])).transpose()?,
+        v_taps: s.kv_conv.as_ref().map(|(_, v)| leaves.param(v, &[1, 1, s.kv_heads, 1, 2])).transpose()?,
         q_gain: s.q_gain.as_ref().map(|name| leaves.param(name, &[s.heads])).transpose()?,
         sinks: s.sinks.as_ref().map(|name| leaves.param(name, &[s.heads])).transpose()?,
         gate,
@@ -99,6 +109,23 @@ fn regroup(x: &Array, a: i32, b: i32) -> Array {
     x.unflatten(1, [a, b]).swapaxes(1, 2).flatten(1, 2)
 }
 
+/// x rounded to multiples of a step that a signed byte counts.
+fn eight_bits(x: &Array, step: &Array) -> Array {
+    let counts = (x.astype(Dtype::Float32) / step).round(0);
+    (mx::clip(counts, Some(-128.0), Some(127.0)) * step).astype(x.dtype())
+}
+
+/// y[t] = x[t - 1] * taps[0] + x[t] * taps[1] for x [B, H, L, D], taps [1, 1, H, 1, 2]; slot `i` holds the token before x.
+fn two_taps(x: &Array, taps: &Array, slots: &mut Slots, i: usize) -> Array {
+    let [b, h, l, d] = x.dims();
+    let before = slots.take(i).unwrap_or_else(|| mx::zeros([b, h, 1, d], x.dtype()));
+    let earlier = mx::concatenate(&[before, x.slice_axis(2, 0..l - 1)], 2);
+    slots.set(i, mx::contiguous(&x.slice_axis(2, l - 1..l)));
+    let taps = taps.reshape([h, 2]);
+    let tap = |n: i32| taps.slice_axis(1, n..n + 1).reshape([h, 1, 1]);
+    earlier * tap(0) + x * tap(1)
+}
+
 impl Attention {
     /// Attention of own queries over the keys and values of an earlier layer.
     fn forward_shared(&self, x: &Array, step: &Step, name: &str) -> Array {
@@ -106,12 +133,16 @@ impl Attention {
         let Some(shared) = step.get_kv(name) else { panic!("no earlier layer left keys and values named {name}") };
         let Some(q_proj) = &self.q_proj else { unreachable!("built with a query projection") };
         let mut q = split_heads(&q_proj.forward(x), s.heads);
-        if let Some(n) = &self.q_norm {
-            q = n.forward_rows(&q);
-        }
+        let after_rope = s.qk_norm.as_ref().is_some_and(|n| n.after_rope);
+        let norm = |q: Array, now: bool| match &self.q_norm {
+            Some(n) if now => n.forward_rows(&q),
+            _ => q,
+        };
+        q = norm(q, !after_rope);
         if let Some(rope) = &self.rope {
             q = rope.forward(&q, &shared.position);
         }
+        q = norm(q, after_rope);
         let how = Attend { scale: s.scale, mask: &shared.mask, sinks: None, softcap: s.softcap };
         let o = sdpa(&q, &shared.keys, &shared.values, how);
         self.o_proj.forward(&o.transpose([0, 2, 1, 3]).flatten(2, 3))
@@ -190,6 +221,14 @@ impl Mixer for Attention {
         if let Some(scale) = s.value_scale {
             v = v * scale;
         }
+        let cache = if let (Some(k_taps), Some(v_taps)) = (&self.k_taps, &self.v_taps) {
+            let slots = cache.part(0).slots();
+            k = two_taps(&k, k_taps.value(), slots, 0);
+            v = two_taps(&v, v_taps.value(), slots, 1);
+            cache.part(1)
+        } else {
+            cache
+        };
         let kv = cache.kv();
         let start = kv.position();
         let factor = s.query_scale.as_ref().map(|f| query_factor(f, &start, l));
@@ -198,6 +237,9 @@ impl Mixer for Attention {
         }
         if !full_width && after_rope {
             (q, k) = (per_head(&self.q_norm, q), per_head(&self.k_norm, k));
+        }
+        if let (Some(k_step), Some(v_step)) = (&self.k_step, &self.v_step) {
+            (k, v) = (eight_bits(&k, k_step.value()), eight_bits(&v, v_step.value()));
         }
         if let Some(f) = factor {
             q = &q * f.astype(q.dtype());
@@ -240,6 +282,9 @@ impl Mixer for Attention {
         if let Some(g) = gate {
             o = o * g;
         }
+        if let Some(n) = &self.o_norm {
+            o = n.forward(&o);
+        }
         self.o_proj.forward(&o)
     }
 
@@ -249,6 +294,9 @@ impl Mixer for Attention {
             && s.share == KvShare::None
             && !s.tiled_kv
             && self.q_gain.is_none()
+            && self.o_norm.is_none()
+            && self.k_step.is_none()
+            && self.k_taps.is_none()
             && s.clip_qkv.is_none()
             && self.v_norm.is_none()
             && !s.f32_scores

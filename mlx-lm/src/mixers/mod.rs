@@ -5,6 +5,7 @@
 
 mod attention;
 pub mod conv;
+mod conv_gate;
 pub mod delta;
 mod gated_delta;
 mod looped;
@@ -40,6 +41,7 @@ pub trait Mixer: Module {
 pub fn register(r: &mut Registry) {
     r.mixer(attention::build);
     r.mixer(looped::build);
+    r.mixer(conv_gate::build);
     r.mixer(gated_delta::build);
     r.mixer(mla::build);
 }

@@ -13,6 +13,7 @@ pub fn convert(f: &ForeignQuant, t: &mut Tensors) -> Result<()> {
             unpack_columns(t, *bits as i32, *group_size as i32)
         }
         ForeignQuant::CompressedTensors { format, .. } if format == "pack-quantized" => unpack_int4(t),
+        ForeignQuant::Bitnet { inverse, .. } => unpack_ternary(t, *inverse),
         ForeignQuant::Fp8 { block, .. } => dequantize_fp8(t, block.map_or(128, |b| b[0] as i32)),
         _ => Ok(()),
     }
@@ -92,6 +93,37 @@ fn fp8_blocks(w: &Array, scale: &Array, block: i32) -> Array {
     let blocks = w.reshape([(m + down) / block, block, (n + side) / block, block]);
     let scaled = (blocks * scale.expand_dims([1, 3])).reshape([m + down, n + side]);
     mx::contiguous(&scaled.slice_axis(0, 0..m).slice_axis(1, 0..n)).astype(mx::Dtype::Bfloat16)
+}
+
+/// BitNet's ternary matrices become MLX's 2-bit affine form: row r + i * out / 4 of codes 0, 1, 2 (for -1, 0, 1) lies in
+/// bits 2i, 2i + 1 of packed row r [out / 4, in]; one `weight_scale` multiplies all, or divides when `inverse`.
+fn unpack_ternary(t: &mut Tensors, inverse: bool) -> Result<()> {
+    for name in t.select(|n| n.ends_with(".weight_scale")) {
+        let base = name.trim_end_matches("weight_scale").to_string();
+        let scale = t.take(&name)?;
+        let packed = t.take(&format!("{base}weight"))?;
+        let columns = packed.shape().last().copied().unwrap_or(0);
+        let Some(group) = [128, 64, 32].into_iter().find(|g| packed.ndim() == 2 && columns % g == 0) else {
+            return Err(Error::tensor(format!("{base}weight"), format!("{:?} is not packed rows", packed.shape())));
+        };
+        let (weight, scales, biases) = mx::catch(|| {
+            let wide = packed.astype(mx::Dtype::Uint32);
+            let rows = [0u32, 2, 4, 6].map(|shift| (&wide >> Array::from([shift])) & Array::from([3u32]));
+            let codes = mx::concatenate(&rows, 0);
+            let [out, input] = codes.dims();
+            let places = Array::from((0..16u32).map(|i| 2 * i).collect::<Vec<_>>());
+            let weight = (codes.reshape([out, input / 16, 16]) << places).sum(-1).astype(mx::Dtype::Uint32);
+            let f = scale.astype(mx::Dtype::Float32).reshape([1, 1]);
+            let factor = (if inverse { 1.0 / f } else { f }).astype(scale.dtype());
+            let scales = mx::contiguous(&mx::broadcast_to(&factor, [out, input / group]));
+            let biases = -&scales;
+            (weight, scales, biases)
+        })?;
+        t.insert(format!("{base}weight"), weight);
+        t.insert(format!("{base}scales"), scales);
+        t.insert(format!("{base}biases"), biases);
+    }
+    Ok(())
 }
 
 /// compressed-tensors' packed int4 (`weight_packed`, `weight_scale`, `weight_shape`): codes are offset by 8.

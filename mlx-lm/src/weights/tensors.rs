@@ -151,6 +151,14 @@ impl Tensors {
         self.insert(to, mx::catch(|| a.unflatten(0, [n, -1]))?);
         Ok(())
     }
+    /// Divides each row of a matrix by its length plus `eps`.
+    pub fn unit_rows(&mut self, name: &str, eps: f32) -> Result<()> {
+        self.change(name, |w| {
+            let f = w.astype(mx::Dtype::Float32);
+            let length = f.square().sum_keepdims(-1).sqrt();
+            (f / (length + eps)).astype(w.dtype())
+        })
+    }
     /// The names that `f` accepts.
     pub fn select(&self, f: impl Fn(&str) -> bool) -> Vec<String> {
         self.names().filter(|n| f(n)).map(String::from).collect()
