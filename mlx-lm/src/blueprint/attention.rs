@@ -48,6 +48,7 @@ pub struct Attention {
     /// Leaf names of two taps per kv head over time, on keys and values (baichuan_m1). The cache is a list then: two
     /// slots, and the keys and values.
     pub kv_conv: Option<(String, String)>,
+    pub blocks: Option<BlockSparse>,
     pub cache: CacheKind,
 }
 
@@ -135,6 +136,17 @@ pub enum OutputGate {
     PerHead { name: String, softplus: bool },
 }
 
+/// Attention within a grid of blocks (phi3small): the last `local` blocks, and every `stride`-th one, shifted by head.
+///
+/// As in Python mlx-lm, all keys of a visible block are seen, and those that are not later than the query score 1 more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockSparse {
+    /// Tokens per block.
+    pub size: i32,
+    pub local: i32,
+    pub stride: i32,
+}
+
 /// sigmoid(q * k) * v, feature by feature, with keys and values convolved over time (gear).
 #[derive(Debug, Clone)]
 pub struct ConvGate {
@@ -197,6 +209,7 @@ impl Attention {
             o_norm: None,
             kv_rounding: None,
             kv_conv: None,
+            blocks: None,
             cache: CacheKind::Kv,
         }
     }

@@ -89,6 +89,15 @@ pub struct LinearFfn {
 }
 
 crate::spec!(LinearFfn, "linear");
+/// down(gelu(gate) * (up + 1)), gate and up clipped, in alternating rows of one matrix (phi3small).
+#[derive(Debug, Clone)]
+pub struct GegeluMlp {
+    pub hidden: i32,
+    pub inner: i32,
+    pub limit: f32,
+}
+
+crate::spec!(GegeluMlp, "gegelu_mlp");
 crate::spec!(XieluMlp, "xielu_mlp");
 crate::spec!(Mlp, "mlp");
 

@@ -16,10 +16,11 @@ pub mod per_layer;
 pub mod rope;
 
 pub use attention::{
-    Attention, ConvGate, FusedQkv, KvShare, Looped, OutputGate, Projections, QkNorm, QkNormKind, QueryScale,
+    Attention, BlockSparse, ConvGate, FusedQkv, KvShare, Looped, OutputGate, Projections, QkNorm, QkNormKind,
+    QueryScale,
 };
 pub use cache::CacheKind;
-pub use ffn::{Activation, LinearFfn, Mlp, MlpNames, XieluMlp};
+pub use ffn::{Activation, GegeluMlp, LinearFfn, Mlp, MlpNames, XieluMlp};
 pub use gated_delta::{GatedDelta, GatedDeltaLayout};
 pub use mla::Mla;
 pub use moe::{DualMoe, Experts, GroupScore, Groups, Moe, Router, RouterWeights, Scoring, Shared};

@@ -91,6 +91,7 @@ families! {
     openelm,
     phi,
     phi3,
+    phi3small,
     phimoe,
     phixtral,
     plamo,

@@ -3,6 +3,7 @@
 pub mod activation;
 mod dual;
 mod experts;
+mod gegelu;
 mod layer_input;
 mod linear;
 mod mlp;
@@ -39,6 +40,7 @@ pub fn register(r: &mut Registry) {
     r.ffn_with(dual::build);
     r.ffn(layer_input::build);
     r.ffn(xielu::build);
+    r.ffn(gegelu::build);
     r.ffn(linear::build);
     r.ffn(linear::build_skip);
 }

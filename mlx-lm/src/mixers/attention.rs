@@ -1,6 +1,6 @@
 //! Softmax attention over grouped KV heads (llama, qwen, gemma, ... and `full_attention` of composed models).
 
-use super::{Mixer, rope::Rope};
+use super::{Mixer, blocks::block_mask, rope::Rope};
 use crate::Result;
 use crate::blueprint::{self, FusedQkv, KvShare, OutputGate, Projections, QkNormKind};
 use crate::cache::{Attend, Cache, KvCache, Position, Slots, sdpa};
@@ -247,7 +247,10 @@ impl Mixer for Attention {
         if let Some(g) = &self.q_gain {
             q = &q * g.astype(q.dtype()).reshape([-1, 1, 1]);
         }
-        let mask = step.mask(kv, l, s.window);
+        let mask = match &s.blocks {
+            None => step.mask(kv, l, s.window),
+            Some(b) => block_mask(b, s.heads, &step.mask_with(kv, l, None, true), &start, l, q.dtype()),
+        };
         let dtype = q.dtype();
         if s.f32_scores {
             (q, k) = (q.astype(Dtype::Float32), k.astype(Dtype::Float32));
@@ -297,6 +300,7 @@ impl Mixer for Attention {
             && self.o_norm.is_none()
             && self.k_step.is_none()
             && self.k_taps.is_none()
+            && s.blocks.is_none()
             && s.clip_qkv.is_none()
             && self.v_norm.is_none()
             && !s.f32_scores

@@ -4,6 +4,7 @@
 //! declared. It knows nothing of families, prefixes or checkpoint formats.
 
 mod attention;
+mod blocks;
 pub mod conv;
 mod conv_gate;
 pub mod delta;
