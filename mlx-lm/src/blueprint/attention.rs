@@ -60,6 +60,10 @@ pub enum KvShare {
     Leave(String),
     /// Those of an earlier layer; no projections and no cache of its own.
     Take(String),
+    /// The next layers may take them as projected, before norm and rotation (hunyuan).
+    LeaveProjected,
+    /// Those as projected of an earlier layer, with a norm and a cache of its own.
+    TakeProjected,
 }
 
 /// Queries are multiplied by `1 + beta * log(1 + floor((position + shift) / every))` (llama4, ministral3).

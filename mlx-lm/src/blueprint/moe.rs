@@ -15,6 +15,8 @@ pub struct Moe {
     /// Width of an expert.
     pub inner: i32,
     pub bias: bool,
+    /// Weights multiply what goes into an expert, not what comes out (llama4).
+    pub weigh_input: bool,
     pub shared: Option<Shared>,
 }
 
@@ -90,6 +92,8 @@ pub enum RouterWeights {
     Normalised { eps: f32 },
     /// Softmax over the chosen.
     Softmax,
+    /// sigmoid of each (llama4).
+    Sigmoid,
 }
 
 /// Experts that every token goes to.
@@ -161,6 +165,7 @@ impl Moe {
             body: Experts::Gated(Activation::Silu),
             inner,
             bias: false,
+            weigh_input: false,
             shared: None,
         }
     }

@@ -1,13 +1,16 @@
 //! No memory: keys and values of one pass go straight to the queries.
 
-use super::{Cache, Kv, MaskKey, Position, causal_mask};
+use super::{Cache, Kv, MaskKey, Position, causal_mask, mask::chunk_mask};
 use mlx::Array;
 use mlx::fast::Mask;
 use std::any::Any;
 
 /// Attention without a cache.
 #[derive(Debug, Default, Clone)]
-pub struct Direct;
+pub struct Direct {
+    /// Queries see only their own chunk of this many positions.
+    pub chunk: Option<i32>,
+}
 
 impl Cache for Direct {
     fn kind(&self) -> &'static str {
@@ -41,12 +44,13 @@ impl Kv for Direct {
     fn mask(&self, n: i32, window: Option<i32>, as_array: bool) -> Mask {
         match window {
             _ if n == 1 && !as_array => Mask::None,
+            _ if self.chunk.is_some_and(|c| n > c) => Mask::Array(chunk_mask(n, 0, self.chunk.unwrap_or(n), window)),
             Some(w) if n > w => Mask::Array(causal_mask(n, 0, Some(w), None)),
             _ if as_array => Mask::Array(causal_mask(n, 0, window, None)),
             _ => Mask::Causal,
         }
     }
     fn mask_key(&self) -> MaskKey {
-        MaskKey { kind: "none", offset: 0, size: 0, head: 0, padding: 0 }
+        MaskKey { kind: "none", offset: 0, size: self.chunk.unwrap_or(0), head: 0, padding: 0 }
     }
 }

@@ -4,7 +4,7 @@
 //! points, None empty), recorded in the metadata as `2.<j>.0` = path, `2.<j>.1` = kind. `1.<layer>` is the cache's class,
 //! `0.<key>` the user's metadata.
 
-use super::{Cache, CacheList, Caches, KvCache, QuantizedKvCache, RotatingKvCache, Slots};
+use super::{Cache, CacheList, Caches, ChunkedKvCache, KvCache, QuantizedKvCache, RotatingKvCache, Slots};
 use crate::{Error, Result};
 use mlx::{Array, Dtype};
 use std::collections::{BTreeMap, HashMap};
@@ -134,6 +134,7 @@ fn build(class: &str, state: &State) -> Option<Box<dyn Cache>> {
     Some(match class {
         "KVCache" => Box::new(KvCache::from_state(state)?),
         "RotatingKVCache" => Box::new(RotatingKvCache::from_state(state)?),
+        "ChunkedKVCache" => Box::new(ChunkedKvCache::from_state(state)?),
         "QuantizedKVCache" => Box::new(QuantizedKvCache::from_state(state)?),
         "ArraysCache" => Box::new(Slots::from_state(state)?),
         "CacheList" => {

@@ -4,6 +4,7 @@
 //! evaluated, and buffers grow in steps, so that a token costs one in-place write. Rows of a batch may be padded on the
 //! left; positions are then one number per row.
 
+mod chunked;
 mod direct;
 mod file;
 mod kv;
@@ -14,6 +15,7 @@ mod quantized;
 mod rotating;
 mod slots;
 
+pub use chunked::ChunkedKvCache;
 pub use direct::Direct;
 pub use file::{PromptCache, State};
 pub use kv::KvCache;
@@ -235,6 +237,7 @@ pub fn make(kind: &CacheKind) -> Result<Box<dyn Cache>> {
         CacheKind::None => Box::new(Slots::new(0)),
         CacheKind::Kv => Box::new(KvCache::new()),
         CacheKind::Rotating { size, keep } => Box::new(RotatingKvCache::new(*size, *keep)),
+        CacheKind::Chunked { size } => Box::new(ChunkedKvCache::new(*size)),
         CacheKind::Slots(n) => Box::new(Slots::new(*n)),
         CacheKind::List(kinds) => Box::new(CacheList::new(kinds.iter().map(make).collect::<Result<_>>()?)),
         other => {
@@ -250,7 +253,8 @@ pub fn make(kind: &CacheKind) -> Result<Box<dyn Cache>> {
 /// A cache that keeps nothing: one forward pass over a whole sequence, as in training.
 pub fn make_direct(kind: &CacheKind) -> Result<Box<dyn Cache>> {
     Ok(match kind {
-        CacheKind::Kv | CacheKind::Rotating { .. } | CacheKind::Chunked { .. } => Box::new(Direct),
+        CacheKind::Kv | CacheKind::Rotating { .. } => Box::new(Direct::default()),
+        CacheKind::Chunked { size } => Box::new(Direct { chunk: Some(*size) }),
         CacheKind::List(kinds) => Box::new(CacheList::new(kinds.iter().map(make_direct).collect::<Result<_>>()?)),
         other => return make(other),
     })

@@ -71,6 +71,7 @@ pub fn route(s: &blueprint::Router, top_k: i32, logits: &Array, correction: Opti
             &chosen / if eps == 0.0 { sum } else { sum + eps }
         }
         RouterWeights::Softmax => mx::softmax_with(&chosen, -1, true),
+        RouterWeights::Sigmoid => chosen.sigmoid(),
     };
     (indices, if s.scale == 1.0 { weights } else { weights * s.scale })
 }
@@ -119,8 +120,11 @@ impl Moe {
 impl Ffn for Moe {
     fn forward(&self, x: &Array, step: &Step) -> Array {
         let (indices, weights) = self.route(x);
-        let y = self.experts.forward(x, &indices);
-        let mut y = (y * weights.expand_dims(-1)).sum(-2).astype(x.dtype());
+        let mut y = match self.spec.weigh_input {
+            // one expert per token: one weight per row
+            true => self.experts.forward(&(x * weights.astype(x.dtype())), &indices).sum(-2),
+            false => (self.experts.forward(x, &indices) * weights.expand_dims(-1)).sum(-2).astype(x.dtype()),
+        };
         if let Some(shared) = &self.shared {
             let mut z = shared.forward(x, step);
             let mixed = self.spec.shared.as_ref().is_some_and(|s| s.mix.is_some());
@@ -140,7 +144,8 @@ impl Ffn for Moe {
         let s = &self.spec.router;
         // few rows only: each token-expert pair reads its matrices by itself
         let few = x.size() / x.dim(-1).max(1) as usize <= 8;
-        if !few || s.groups.is_some() || s.sparse_mixer.is_some() || s.softcap.is_some() || self.shared.is_some() {
+        let plain = s.groups.is_none() && s.sparse_mixer.is_none() && s.softcap.is_none() && !self.spec.weigh_input;
+        if !few || !plain || self.shared.is_some() {
             return None;
         }
         let routing = Routing {
@@ -155,6 +160,7 @@ impl Ffn for Moe {
                 RouterWeights::Scores => RouteWeights::Scores,
                 RouterWeights::Normalised { eps } => RouteWeights::Normalised(eps),
                 RouterWeights::Softmax => RouteWeights::Softmax,
+                RouterWeights::Sigmoid => return None,
             },
             correction: self.correction.as_ref().map(|c| c.value()),
             scale: s.scale,

@@ -37,6 +37,9 @@ pub struct Attention {
     spec: blueprint::Attention,
 }
 
+/// Under which names a layer leaves its projected keys and values.
+const PROJECTED: [&str; 2] = ["projected keys", "projected values"];
+
 pub(super) fn build(s: &blueprint::Attention, leaves: &Leaves) -> Result<Attention> {
     let v_dim = s.v_head_dim.unwrap_or(s.head_dim);
     let doubled = if s.gate == Some(OutputGate::InQuery) { 2 } else { 1 };
@@ -191,7 +194,17 @@ impl Mixer for Attention {
         if let KvShare::Take(name) = &s.share {
             return self.forward_shared(x, step, name);
         }
-        let (mut q, mut k, mut v) = self.project(x);
+        let (mut q, mut k, mut v) = match (&s.share, &self.q_proj) {
+            (KvShare::TakeProjected, Some(q)) => match (step.get(PROJECTED[0]), step.get(PROJECTED[1])) {
+                (Some(k), Some(v)) => (q.forward(x), k, v),
+                _ => panic!("no earlier layer left projected keys and values"),
+            },
+            _ => self.project(x),
+        };
+        if s.share == KvShare::LeaveProjected {
+            step.put(PROJECTED[0], k.clone());
+            step.put(PROJECTED[1], v.clone());
+        }
         if let Some(clip) = s.clip_qkv {
             for a in [&mut q, &mut k, &mut v] {
                 *a = mx::clip(&*a, Some(-clip), Some(clip));

@@ -195,6 +195,13 @@ impl Tensors {
         Ok(())
     }
 
+    /// Cuts a tensor whose rows are `groups` groups of parts of these sizes: each part's rows of all groups together.
+    pub fn split_groups(&mut self, name: &str, groups: i32, parts: &[(i32, &str)]) -> Result<()> {
+        self.change(name, |a| if groups > 0 && a.dim(0) % groups == 0 { a.unflatten(0, [groups, -1]) } else { a })?;
+        self.split(name, 1, parts)?;
+        parts.iter().try_for_each(|(_, to)| self.change(to, |a| mx::contiguous(&a.flatten(0, 1))))
+    }
+
     /// Cuts a tensor whose rows alternate along `axis` (negative) into the even and the odd ones.
     pub fn split_alternating(&mut self, name: &str, axis: i32, even: &str, odd: &str) -> Result<()> {
         let whole = self.take(name)?;
