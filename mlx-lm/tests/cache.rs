@@ -7,10 +7,11 @@ mod case;
 #[allow(dead_code)]
 mod rule;
 
+use mlx::fast::Mask;
 use mlx::{self as mx, Array, Dtype, memory};
 use mlx_lm::Model;
 use mlx_lm::cache::{
-    Cache, CacheList, Caches, KvCache, KvQuant, PromptCache, QuantizedKvCache, RotatingKvCache, Slots,
+    Cache, CacheList, Caches, ChunkedKvCache, KvCache, KvQuant, PromptCache, QuantizedKvCache, RotatingKvCache, Slots,
 };
 use mlx_lm::generate::{TokenOptions, Tokens};
 use std::collections::BTreeMap;
@@ -82,6 +83,7 @@ fn prompt_caches_come_back_from_disk_as_they_were() {
     let caches: Caches = vec![
         filled(Box::new(KvCache::new()), &[5, 1]),
         filled(Box::new(RotatingKvCache::new(8, 2)), &[6, 1, 1, 1, 1]),
+        filled(Box::new(ChunkedKvCache::new(8)), &[250, 5, 4]),
         filled(Box::new(QuantizedKvCache::new(32, 8, 8).unwrap()), &[3, 1]),
         Box::new(slots),
         Box::new(list),
@@ -104,6 +106,30 @@ fn prompt_caches_come_back_from_disk_as_they_were() {
     }
     std::fs::write(&file, b"nonsense").unwrap();
     assert!(PromptCache::load(&file).is_err());
+}
+
+/// What new tokens see must start with their chunk, however the prompt is cut and however often old tokens are dropped.
+#[test]
+fn chunked_caches_show_the_current_chunk_and_stay_small() {
+    const CHUNK: i32 = 300;
+    let mut c: Box<dyn Cache> = Box::new(ChunkedKvCache::new(CHUNK));
+    let mut all: Vec<f32> = Vec::new();
+    for (i, n) in [7, 250, 43, 1, 299, 1, 700, 2, 1, 400, 1].into_iter().enumerate() {
+        let at = c.offset();
+        let k = mx::random::normal([1, 1, n, 1], Dtype::Float32, 0.0, 1.0, Some(&mx::random::key(i as u64)));
+        all.extend(k.to_vec::<f32>().unwrap());
+        let mask = c.kv().mask(n, None, true);
+        let (keys, values) = c.kv().update(k.clone(), &k * 2.0);
+        let first = at / CHUNK * CHUNK;
+        assert_eq!(keys.to_vec::<f32>().unwrap(), all[first as usize..], "step {i}");
+        assert_eq!((values / 2.0).to_vec::<f32>().unwrap(), all[first as usize..], "step {i}");
+        let Mask::Array(mask) = mask else { panic!("asked for an array") };
+        let seen = mask.astype(Dtype::Int32).to_vec::<i32>().unwrap();
+        let want = (at..at + n).flat_map(|q| (first..at + n).map(move |k| (k <= q && k / CHUNK == q / CHUNK) as i32));
+        assert_eq!(seen, want.collect::<Vec<_>>(), "step {i}");
+        c.each(&mut |a| assert!(a.dim(2) <= CHUNK + n + 512, "step {i}: {} tokens kept", a.dim(2)));
+    }
+    assert!(!c.is_trimmable() && c.trim(1) == 0);
 }
 
 #[test]
