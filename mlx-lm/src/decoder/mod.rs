@@ -208,6 +208,7 @@ impl Module for Decoder {
         self.head.layers_mut(path, f);
     }
     fn set_training(&mut self, on: bool) {
+        self.prologue.iter_mut().for_each(|p| p.set_training(on));
         for layer in &mut self.layers {
             layer.set_training(on);
         }

@@ -64,7 +64,7 @@ impl Prologue for PerLayerInputs {
         let split = |a: Array| a.unflatten(-1, [s.layers, s.width]);
         let ids = step.ids();
         // ids beyond this table are those of other modalities
-        let ids = mx::where_(&ids.less(s.vocab), ids, 0);
+        let ids = mx::where_(ids.less(s.vocab), ids, 0);
         let own = split(self.tokens.forward(&ids) * (s.width as f32).sqrt());
         let mixed = split(self.projection.forward(&h) * (s.hidden as f32).powf(-0.5));
         step.put("per_layer_inputs", (self.norm.forward(&mixed) + own) * std::f32::consts::FRAC_1_SQRT_2);

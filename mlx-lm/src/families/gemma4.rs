@@ -155,7 +155,7 @@ fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
         if t.has(&format!("{at}.gate_up_proj")) {
             let (gate, up) = (to("gate_proj"), to("up_proj"));
             t.split(&format!("{at}.gate_up_proj"), 1, &[(inner, &gate), (inner, &up)])?;
-            t.rename(&format!("{at}.down_proj"), &to("down_proj"))?;
+            t.rename(&format!("{at}.down_proj"), to("down_proj"))?;
         }
     }
     Ok(())

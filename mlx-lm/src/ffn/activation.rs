@@ -46,5 +46,5 @@ pub fn gated(activation: Activation, gate_half: &Array, up: &Array) -> Array {
 
 /// min(act(gate), limit) * up, up within +- limit.
 pub fn clipped(activation: Activation, gate: &Array, up: &Array, limit: f32) -> Array {
-    mx::minimum(&apply(activation, gate), limit) * mx::clip(up, Some(-limit), Some(limit))
+    mx::minimum(apply(activation, gate), limit) * mx::clip(up, Some(-limit), Some(limit))
 }

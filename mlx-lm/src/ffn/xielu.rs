@@ -38,6 +38,6 @@ impl Ffn for XieluMlp {
         let above = mx::logaddexp(self.alpha_p.value(), 0.0) * x.square();
         let alpha_n = beta + mx::logaddexp(self.alpha_n.value(), 0.0);
         let below = (mx::minimum(&x, eps).expm1() - &x) * alpha_n;
-        self.down.forward(&(mx::where_(&x.greater(0.0), &above, &below) + beta * &x))
+        self.down.forward(&(mx::where_(x.greater(0.0), &above, &below) + beta * &x))
     }
 }

@@ -29,5 +29,5 @@ pub fn block_mask(b: &BlockSparse, heads: i32, causal: &Mask, start: &Position, 
     let seen = query_block.greater_equal(&key_block).logical_and(local.logical_or(strided));
     let seen = seen.logical_and(place.greater_equal(0));
     let hidden = Array::scalar(f64::NEG_INFINITY, dtype);
-    Mask::Array(mx::where_(&seen, &causal.astype(dtype), &hidden))
+    Mask::Array(mx::where_(&seen, causal.astype(dtype), &hidden))
 }
