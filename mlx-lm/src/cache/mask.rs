@@ -31,7 +31,7 @@ pub fn causal_mask(n: i32, offset: i32, window: Option<i32>, left_padding: Optio
 /// Bool [n, before + n], as [`causal_mask`], of queries that see only their own chunk of `size` positions; the first key
 /// stands where a chunk starts.
 pub(super) fn chunk_mask(n: i32, before: i32, size: i32, window: Option<i32>) -> Array {
-    let keys = mx::floor_divide(&mx::arange(0, before + n, 1, None), size).expand_dims(0);
-    let queries = mx::floor_divide(&mx::arange(before, before + n, 1, None), size).expand_dims(1);
+    let keys = mx::floor_divide(mx::arange(0, before + n, 1, None), size).expand_dims(0);
+    let queries = mx::floor_divide(mx::arange(before, before + n, 1, None), size).expand_dims(1);
     causal_mask(n, before, window, None).logical_and(queries.eq(&keys))
 }
