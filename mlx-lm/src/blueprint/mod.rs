@@ -13,6 +13,7 @@ pub mod mla;
 pub mod moe;
 pub mod norm;
 pub mod per_layer;
+pub mod recurrent;
 pub mod rope;
 
 pub use attention::{
@@ -26,6 +27,7 @@ pub use mla::Mla;
 pub use moe::{DualMoe, Experts, GroupScore, Groups, Moe, Router, RouterWeights, Scoring, Shared};
 pub use norm::{Norm, NormKind};
 pub use per_layer::{AltUp, AltUpLayer, EmbedSkip, KeepEmbeddings, LayerInput, PerLayerInputs};
+pub use recurrent::{Mamba2, ShortConv};
 pub use rope::{Rope, RopeScaling};
 
 use std::any::Any;

@@ -5,13 +5,17 @@
 
 mod attention;
 mod blocks;
+mod causal_conv;
 pub mod conv;
 mod conv_gate;
 pub mod delta;
 mod gated_delta;
 mod looped;
 mod mla;
+pub mod linear;
+mod mamba2;
 pub mod rope;
+mod short_conv;
 
 pub use attention::Attention;
 pub use gated_delta::GatedDelta;
@@ -41,6 +45,8 @@ pub trait Mixer: Module {
 /// All mixers of this crate.
 pub fn register(r: &mut Registry) {
     r.mixer(attention::build);
+    r.mixer(mamba2::build);
+    r.mixer(short_conv::build);
     r.mixer(looped::build);
     r.mixer(conv_gate::build);
     r.mixer(gated_delta::build);

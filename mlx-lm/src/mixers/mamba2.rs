@@ -1,0 +1,83 @@
+//! Mamba-2 (Dao and Gu 2024): S = e^(dt A) S + (dt x) B', y = S C + D x, behind a short convolution.
+
+use super::{Mixer, causal_conv::CausalConv, linear};
+use crate::Result;
+use crate::blueprint;
+use crate::cache::Cache;
+use crate::decoder::Step;
+use crate::weights::Leaves;
+use mlx::nn::{Leaf, Linear, Module, Param};
+use mlx::{self as mx, Array, Dtype, fast};
+
+/// One mamba-2 mixer.
+#[derive(Module)]
+pub struct Mamba2 {
+    in_proj: Leaf<Linear>,
+    conv1d: Leaf<CausalConv>,
+    dt_bias: Leaf<Param>,
+    a_log: Leaf<Param>,
+    d: Leaf<Param>,
+    norm: Leaf<Param>,
+    out_proj: Leaf<Linear>,
+    #[module(skip)]
+    spec: blueprint::Mamba2,
+}
+
+pub(super) fn build(s: &blueprint::Mamba2, leaves: &Leaves) -> Result<Mamba2> {
+    let inner = s.heads * s.head_dim;
+    let conv = inner + 2 * s.groups * s.state;
+    Ok(Mamba2 {
+        in_proj: leaves.linear("in_proj", s.hidden, inner + conv + s.heads, s.bias)?,
+        conv1d: CausalConv::load(leaves, "conv1d", conv, s.kernel, s.conv_bias)?,
+        dt_bias: leaves.param("dt_bias", &[s.heads])?,
+        a_log: leaves.param("A_log", &[s.heads])?,
+        d: leaves.param("D", &[s.heads])?,
+        norm: leaves.param("norm.weight", &[inner])?,
+        out_proj: leaves.linear("out_proj", inner, s.hidden, s.bias)?,
+        spec: s.clone(),
+    })
+}
+
+impl Mamba2 {
+    fn gated_norm(&self, y: &Array, z: &Array) -> Array {
+        let s = &self.spec;
+        let z = z * z.sigmoid();
+        let y = if s.gate_first { y * &z } else { y.clone() };
+        let weight = self.norm.value();
+        let y = match s.norm_per_group {
+            true => fast::rms_norm(&y.unflatten(-1, [s.groups, -1]), None, s.eps).flatten(-2, -1) * weight,
+            false => fast::rms_norm(&y, Some(weight), s.eps),
+        };
+        if s.gate_first { y } else { y * z }
+    }
+}
+
+impl Mixer for Mamba2 {
+    fn forward(&self, x: &Array, _: &Step, cache: &mut dyn Cache) -> Array {
+        let s = &self.spec;
+        let [batch, l, _] = x.dims();
+        let slots = cache.slots();
+        let inner = s.heads * s.head_dim;
+        let conv = inner + 2 * s.groups * s.state;
+        let p = self.in_proj.forward(x).split_at(&[inner, inner + conv], -1);
+        let y = self.conv1d.forward(&p[1], slots, 0);
+        let y = &y * y.sigmoid();
+        let parts = y.split_at(&[inner, inner + s.groups * s.state], -1);
+        let heads = |a: &Array, n: i32| a.reshape([batch, l, n, -1]).transpose([0, 2, 1, 3]);
+        let (u, b, c) = (heads(&parts[0], s.heads), heads(&parts[1], s.groups), heads(&parts[2], s.groups));
+        let wide = |a: Array| if s.heads == s.groups { a } else { mx::repeat(&a, s.heads / s.groups, 1) };
+        let dt = mx::logaddexp(p[2].astype(Dtype::Float32) + self.dt_bias.value(), 0.0);
+        let dt = mx::clip(&dt, Some(s.dt_limit.0), Some(s.dt_limit.1));
+        let g = -(&dt * self.a_log.value().astype(Dtype::Float32).exp()).swapaxes(1, 2).expand_dims(-1);
+        let v = &u * dt.swapaxes(1, 2).expand_dims(-1);
+        let (b, c) = (wide(b), wide(c));
+        // kept as [B, H, P, N], as Python keeps it
+        let state = slots.take(1).map(|s| s.swapaxes(-1, -2));
+        let (y, state) = linear::scan(linear::Inputs { q: &c, k: &b, v: &v, g: Some(&g), correction: None }, state);
+        slots.set(1, mx::contiguous(&state.swapaxes(-1, -2)));
+        slots.advance(l);
+        let y = y + u.astype(Dtype::Float32) * self.d.value().reshape([-1, 1, 1]);
+        let y = y.astype(x.dtype()).transpose([0, 2, 1, 3]).reshape([batch, l, inner]);
+        self.out_proj.forward(&self.gated_norm(&y, &p[0]))
+    }
+}
