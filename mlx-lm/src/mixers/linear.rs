@@ -128,8 +128,8 @@ fn unit_lower_inverse(a: &Array) -> Array {
     let mut size = 1;
     while size < c {
         let block = |i: &Array, size: i32| mx::floor_divide(i, size);
-        let same_pair = block(&row, 2 * size).eq(&block(&column, 2 * size));
-        let below = block(&row, size).gt(&block(&column, size)).logical_and(&same_pair);
+        let same_pair = block(&row, 2 * size).eq(block(&column, 2 * size));
+        let below = block(&row, size).gt(block(&column, size)).logical_and(&same_pair);
         let corner = mx::where_(&below, a, 0.0f32);
         inverse = &inverse - inverse.matmul(&corner).matmul(&inverse);
         size *= 2;

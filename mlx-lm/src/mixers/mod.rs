@@ -10,10 +10,10 @@ pub mod conv;
 mod conv_gate;
 pub mod delta;
 mod gated_delta;
-mod looped;
-mod mla;
 pub mod linear;
+mod looped;
 mod mamba2;
+mod mla;
 pub mod rope;
 mod short_conv;
 
