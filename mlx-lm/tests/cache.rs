@@ -27,7 +27,7 @@ fn model(name: &str) -> Model {
 fn generate(m: &Model, caches: &mut Caches, n: usize, kv_quant: Option<KvQuant>) -> usize {
     let options = TokenOptions { max_tokens: Some(n), kv_quant, ..TokenOptions::default() };
     let tokens = Tokens::new(&m.decoder, &[3, 1, 4, 1, 5], caches, options).unwrap();
-    assert_eq!(tokens.map(|t| t.unwrap()).count(), n);
+    assert_eq!(tokens.collect::<Result<Vec<_>, _>>().unwrap().len(), n);
     memory::clear_cache();
     memory::active_memory()
 }
