@@ -178,7 +178,7 @@ pub struct Branch {
     pub post_norm: Option<(String, Norm)>,
     /// Factor on the output (granite, minicpm).
     pub scale: f32,
-    /// Leaf name of a learned factor [1] on the output (talkie).
+    /// Leaf name of a learned factor `[1]` on the output (talkie).
     pub gain: Option<String>,
     /// Clip the sum to the range of f16 when running in f16 (gemma3).
     pub clip_f16: bool,

@@ -2,7 +2,7 @@
 
 use mlx::{self as mx, Array};
 
-/// y[t] = sum over j of weight[:, j] * x[t - K + 1 + j] for x [B, L, C], weight [C, K, 1]; what came before x is in
+/// `y[t] = sum over j of weight[:, j] * x[t - K + 1 + j]` for x `[B, L, C]`, weight `[C, K, 1]`; what came before x is in
 /// `tail` [B, K - 1, C], zeros if `None`. Returns y [B, L, C] and the next tail.
 pub fn causal_conv(x: &Array, weight: &Array, tail: Option<Array>) -> (Array, Array) {
     let [b, l, c] = x.dims();

@@ -1,7 +1,7 @@
 //! The gated delta rule, one token at a time and in parallel chunks (arXiv:2412.06464, section 3).
 //!
-//! S[t] = e^g[t] S[t-1] + beta[t] (v[t] - e^g[t] S[t-1] k[t]) k[t]^T, o[t] = S[t] q[t], with S [V, K] per head. Decays are
-//! exponentiated only as differences that are never positive, so that nothing overflows at any length.
+//! `S[t] = e^g[t] S[t-1] + beta[t] (v[t] - e^g[t] S[t-1] k[t]) k[t]^T`, `o[t] = S[t] q[t]`, with S `[V, K]` per head.
+//! Decays are exponentiated only as differences that are never positive, so that nothing overflows at any length.
 
 use mlx::{self as mx, Array, Dtype};
 
