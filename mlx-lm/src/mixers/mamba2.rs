@@ -1,6 +1,6 @@
 //! Mamba-2 (Dao and Gu 2024): S = e^(dt A) S + (dt x) B', y = S C + D x, behind a short convolution.
 
-use super::{Mixer, causal_conv::CausalConv, linear};
+use super::{Mixer, conv::CausalConv, linear};
 use crate::Result;
 use crate::blueprint;
 use crate::cache::Cache;

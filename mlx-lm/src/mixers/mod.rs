@@ -5,7 +5,6 @@
 
 mod attention;
 mod blocks;
-mod causal_conv;
 pub mod conv;
 mod conv_gate;
 pub mod delta;

@@ -1,6 +1,6 @@
 //! The gated short convolution of lfm2: out(C * conv(B * x)).
 
-use super::{Mixer, causal_conv::CausalConv};
+use super::{Mixer, conv::CausalConv};
 use crate::Result;
 use crate::blueprint;
 use crate::cache::Cache;
