@@ -104,14 +104,13 @@ pub fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     if experts > 0 {
         stack_experts(t, d.layers, experts, "mlp.experts", "mlp.switch_mlp")?;
     }
-    split_kv_b(c, t, &d)
+    split_kv_b(&mla(c, &d)?, t, d.layers)
 }
 
 /// `kv_b_proj` [H (nope + v), rank] becomes `embed_q` [H, rank, nope] and `unembed_out` [H, v, rank]; a packed one is
 /// packed again in its own form.
-pub fn split_kv_b(c: &Config, t: &mut Tensors, d: &Dims) -> Result<()> {
-    let m = mla(c, d)?;
-    for l in 0..d.layers {
+pub fn split_kv_b(m: &Mla, t: &mut Tensors, layers: i32) -> Result<()> {
+    for l in 0..layers {
         let at = format!("model.layers.{l}.self_attn");
         crate::weights::foreign::split_heads(
             t,

@@ -38,6 +38,7 @@ families! {
     cohere2,
     dbrx,
     deepseek,
+    deepseek_v2,
     deepseek_v3,
     dots1,
     ernie4_5,
@@ -79,6 +80,7 @@ families! {
     mimo,
     mimo_v2_flash,
     minicpm,
+    minicpm3,
     minimax,
     ministral3,
     mistral3,
@@ -116,6 +118,7 @@ families! {
     step3p5,
     talkie,
     telechat3,
+    youtu_llm,
 }
 
 /// The family of a config.

@@ -1,0 +1,60 @@
+//! DeepSeek-V2: latent attention, experts chosen by softmax, if the config says so from the best groups only.
+
+use super::Family;
+use super::common::{dims, llama_layer, rms, shared_width, size, size_or, stack_experts, swiglu};
+use super::deepseek_v3::{mla, split_kv_b};
+use crate::Result;
+use crate::blueprint::{Blueprint, GroupScore, Groups, Mlp, Moe, Router};
+use crate::config::Config;
+use crate::weights::Tensors;
+
+pub const FAMILY: Family = Family { model_types: &["deepseek_v2"], blueprint, checkpoint };
+
+fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let mla = mla(c, &d)?;
+    let experts = size_or(c, "n_routed_experts", 0)?;
+    let (first, every) = (size_or(c, "first_k_dense_replace", 0)?, size_or(c, "moe_layer_freq", 1)?.max(1));
+    let moe = if experts > 0 { Some(moe(c, d.hidden, experts)?) } else { None };
+    let layers = (0..d.layers)
+        .map(|i| match &moe {
+            Some(m) if i >= first && i % every == 0 => llama_layer(&d, mla.clone(), m.clone()),
+            _ => llama_layer(&d, mla.clone(), swiglu(&d)),
+        })
+        .collect();
+    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), false, layers))
+}
+
+fn moe(c: &Config, hidden: i32, experts: i32) -> Result<Moe> {
+    let grouped = c.opt_str("topk_method")?.is_some_and(|m| m == "group_limited_greedy");
+    let groups = match grouped {
+        true => Some(Groups {
+            count: size(c, "n_group")?,
+            top: size(c, "topk_group")?,
+            score: GroupScore::Max,
+            fill: 0.0,
+        }),
+        false => None,
+    };
+    let router = Router {
+        groups: groups.filter(|g| g.count > 1),
+        scale: c.f32_or("routed_scaling_factor", 1.0f32)?,
+        ..Router::softmax(false)
+    };
+    let (inner, top_k) = (size(c, "moe_intermediate_size")?, size(c, "num_experts_per_tok")?);
+    let moe = Moe::swiglu(hidden, inner, experts, top_k, router);
+    Ok(match shared_width(c)? {
+        Some(width) => moe.shared("shared_experts", Mlp::swiglu(hidden, width), None),
+        None => moe,
+    })
+}
+
+fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    let d = dims(c)?;
+    t.drop_where(|n| n.ends_with("rotary_emb.inv_freq"));
+    let experts = size_or(c, "n_routed_experts", 0)?;
+    if experts > 0 {
+        stack_experts(t, d.layers, experts, "mlp.experts", "mlp.switch_mlp")?;
+    }
+    split_kv_b(&mla(c, &d)?, t, d.layers)
+}

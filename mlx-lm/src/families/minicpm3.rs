@@ -1,0 +1,48 @@
+//! MiniCPM3: MiniCPM's factors around latent attention.
+
+use super::Family;
+use super::common::{Dims, dims, llama_layer, plain_checkpoint, rms, size, swiglu};
+use super::deepseek_v3::split_kv_b;
+use super::granite::scale_branches;
+use crate::Result;
+use crate::blueprint::{Blueprint, EmbedScale, Mla, Rope};
+use crate::config::Config;
+use crate::weights::Tensors;
+
+pub const FAMILY: Family = Family { model_types: &["minicpm3"], blueprint, checkpoint };
+
+fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let tied = c.tie_word_embeddings()?.unwrap_or(false);
+    let layers = vec![llama_layer(&d, mla(c, &d)?, swiglu(&d)); d.layers as usize];
+    let mut b = Blueprint::new(d.vocab, d.hidden, rms(&d), tied, layers);
+    scale_branches(&mut b, c.f32("scale_depth")? / (d.layers as f32).sqrt());
+    b.embed.scale = Some(EmbedScale { value: c.f32("scale_emb")?, round_bf16: false });
+    if !tied {
+        b.head.scale = c.f32("dim_model_base")? / d.hidden as f32;
+    }
+    Ok(b)
+}
+
+fn mla(c: &Config, d: &Dims) -> Result<Mla> {
+    let (nope_dim, rope_dim) = (size(c, "qk_nope_head_dim")?, size(c, "qk_rope_head_dim")?);
+    Ok(Mla {
+        hidden: d.hidden,
+        heads: d.heads,
+        q_rank: Some(size(c, "q_lora_rank")?),
+        kv_rank: size(c, "kv_lora_rank")?,
+        nope_dim,
+        rope_dim,
+        v_dim: d.hidden / d.heads,
+        bias: c.flag_or("attention_bias", false)?,
+        eps: 1e-5,
+        scale: ((nope_dim + rope_dim) as f32).powf(-0.5),
+        rope: Some(Rope::from_config(&c.rope()?, rope_dim, 1_000_000.0)),
+    })
+}
+
+fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    let d = dims(c)?;
+    plain_checkpoint(c, t)?;
+    split_kv_b(&mla(c, &d)?, t, d.layers)
+}
