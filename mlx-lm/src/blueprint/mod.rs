@@ -27,7 +27,7 @@ pub use mla::Mla;
 pub use moe::{DualMoe, Experts, GroupScore, Groups, Moe, Router, RouterWeights, Scoring, Shared};
 pub use norm::{Norm, NormKind};
 pub use per_layer::{AltUp, AltUpLayer, EmbedSkip, KeepEmbeddings, LayerInput, PerLayerInputs};
-pub use recurrent::{Mamba2, ShortConv};
+pub use recurrent::{Beside, GatedNorm, Mamba, Mamba2, MambaNorms, ShortConv};
 pub use rope::{Rope, RopeScaling};
 
 use std::any::Any;

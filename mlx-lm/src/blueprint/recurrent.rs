@@ -1,6 +1,6 @@
 //! Recurrent mixers as data.
 
-use super::CacheKind;
+use super::{CacheKind, Part};
 
 /// A gated short convolution (lfm2).
 #[derive(Debug, Clone)]
@@ -27,10 +27,56 @@ pub struct Mamba2 {
     /// Bounds of the time steps.
     pub dt_limit: (f32, f32),
     pub eps: f32,
-    /// The gated norm over each group instead of all channels.
-    pub norm_per_group: bool,
+    pub norm: GatedNorm,
     /// RMSNorm(y silu(z)) (published) instead of RMSNorm(y) silu(z).
     pub gate_first: bool,
 }
 
+/// The norm beside the gate of [`Mamba2`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GatedNorm {
+    /// The gate alone.
+    None,
+    /// Over all channels.
+    Whole,
+    /// Over each group (nemotron_h).
+    PerGroup,
+}
+
 crate::spec!(Mamba2, "mamba2", |_| CacheKind::Slots(2));
+
+/// Mamba: selective state spaces, one state `[N]` per channel (Gu and Dao 2023).
+#[derive(Debug, Clone)]
+pub struct Mamba {
+    pub hidden: i32,
+    pub inner: i32,
+    pub state: i32,
+    pub kernel: i32,
+    /// Width of the bottleneck of the time steps.
+    pub dt_rank: i32,
+    pub bias: bool,
+    pub conv_bias: bool,
+    pub norms: MambaNorms,
+}
+
+/// RMS norms on time steps, B and C of [`Mamba`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MambaNorms {
+    None,
+    /// Without weights (falcon_mamba).
+    Plain {
+        eps: f32,
+    },
+    /// `dt_layernorm`, `b_layernorm`, `c_layernorm` (jamba).
+    Learned {
+        eps: f32,
+    },
+}
+
+crate::spec!(Mamba, "mamba", |_| CacheKind::Slots(2));
+
+/// The sum of two mixers of the same input (falcon_h1): their names and parts.
+#[derive(Debug, Clone)]
+pub struct Beside(pub [(String, Part); 2]);
+
+crate::spec!(Beside, "beside", |s: &Beside| CacheKind::List(s.0.iter().map(|(_, p)| p.cache()).collect()));

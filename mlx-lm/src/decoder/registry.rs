@@ -65,6 +65,13 @@ impl Registry {
         let build = move |s: &S, l: &Leaves, _: &Registry| build(s, l);
         self.mixers.insert(TypeId::of::<S>(), entry!(build));
     }
+    /// Registers a mixer that is made of other mixers.
+    pub fn mixer_with<S: Spec, M: Mixer + 'static>(
+        &mut self,
+        build: impl Fn(&S, &Leaves, &Registry) -> Result<M> + 'static,
+    ) {
+        self.mixers.insert(TypeId::of::<S>(), entry!(build));
+    }
     /// Registers an ffn for its part type.
     pub fn ffn<S: Spec, F: Ffn + 'static>(&mut self, build: impl Fn(&S, &Leaves) -> Result<F> + 'static) {
         let build = move |s: &S, l: &Leaves, _: &Registry| build(s, l);

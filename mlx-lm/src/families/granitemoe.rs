@@ -29,6 +29,11 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     tied_checkpoint(c, t)?;
+    split_experts(c, t)
+}
+
+/// The published joined matrices of all experts become `switch_mlp`.
+pub fn split_experts(c: &Config, t: &mut Tensors) -> Result<()> {
     let inner = size(c, "intermediate_size")?;
     for name in t.select(|n| n.ends_with(".block_sparse_moe.input_linear.weight")) {
         let to = |part: &str| name.replace("input_linear", &format!("switch_mlp.{part}"));

@@ -3,7 +3,7 @@
 use super::Family;
 use super::common::{size, size_or};
 use crate::Result;
-use crate::blueprint::{Blueprint, Branch, Layer, Mamba2, Norm};
+use crate::blueprint::{Blueprint, Branch, GatedNorm, Layer, Mamba2, Norm};
 use crate::config::Config;
 use crate::weights::Tensors;
 
@@ -27,7 +27,7 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
         conv_bias: c.flag("use_conv_bias")?,
         dt_limit: (low, high),
         eps,
-        norm_per_group: false,
+        norm: GatedNorm::Whole,
         gate_first: true,
     };
     if mixer.groups == 0 || mixer.heads % mixer.groups != 0 {

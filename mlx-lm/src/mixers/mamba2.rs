@@ -2,7 +2,7 @@
 
 use super::{Mixer, conv::CausalConv, linear};
 use crate::Result;
-use crate::blueprint;
+use crate::blueprint::{self, GatedNorm};
 use crate::cache::Cache;
 use crate::decoder::Step;
 use crate::weights::Leaves;
@@ -17,7 +17,7 @@ pub struct Mamba2 {
     dt_bias: Leaf<Param>,
     a_log: Leaf<Param>,
     d: Leaf<Param>,
-    norm: Leaf<Param>,
+    norm: Option<Leaf<Param>>,
     out_proj: Leaf<Linear>,
     #[module(skip)]
     spec: blueprint::Mamba2,
@@ -32,7 +32,10 @@ pub(super) fn build(s: &blueprint::Mamba2, leaves: &Leaves) -> Result<Mamba2> {
         dt_bias: leaves.param("dt_bias", &[s.heads])?,
         a_log: leaves.param("A_log", &[s.heads])?,
         d: leaves.param("D", &[s.heads])?,
-        norm: leaves.param("norm.weight", &[inner])?,
+        norm: match s.norm {
+            GatedNorm::None => None,
+            _ => Some(leaves.param("norm.weight", &[inner])?),
+        },
         out_proj: leaves.linear("out_proj", inner, s.hidden, s.bias)?,
         spec: s.clone(),
     })
@@ -42,11 +45,15 @@ impl Mamba2 {
     fn gated_norm(&self, y: &Array, z: &Array) -> Array {
         let s = &self.spec;
         let z = z * z.sigmoid();
+        let Some(weight) = self.norm.as_ref().map(|n| n.value()) else {
+            return y * z;
+        };
         let y = if s.gate_first { y * &z } else { y.clone() };
-        let weight = self.norm.value();
-        let y = match s.norm_per_group {
-            true => fast::rms_norm(&y.unflatten(-1, [s.groups, -1]), None, s.eps).flatten(-2, -1) * weight,
-            false => fast::rms_norm(&y, Some(weight), s.eps),
+        let y = match s.norm {
+            GatedNorm::PerGroup => {
+                fast::rms_norm(&y.unflatten(-1, [s.groups, -1]), None, s.eps).flatten(-2, -1) * weight
+            }
+            _ => fast::rms_norm(&y, Some(weight), s.eps),
         };
         if s.gate_first { y } else { y * z }
     }

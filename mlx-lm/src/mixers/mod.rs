@@ -4,6 +4,7 @@
 //! declared. It knows nothing of families, prefixes or checkpoint formats.
 
 mod attention;
+mod beside;
 mod blocks;
 pub mod conv;
 mod conv_gate;
@@ -11,6 +12,7 @@ pub mod delta;
 mod gated_delta;
 pub mod linear;
 mod looped;
+mod mamba;
 mod mamba2;
 mod mla;
 pub mod rope;
@@ -44,7 +46,9 @@ pub trait Mixer: Module {
 /// All mixers of this crate.
 pub fn register(r: &mut Registry) {
     r.mixer(attention::build);
+    r.mixer(mamba::build);
     r.mixer(mamba2::build);
+    r.mixer_with(beside::build);
     r.mixer(short_conv::build);
     r.mixer(looped::build);
     r.mixer(conv_gate::build);

@@ -1,0 +1,104 @@
+//! Falcon-H1: mamba-2 and attention side by side in every layer; the multipliers of its training are folded into weights.
+
+use super::Family;
+use super::common::{Dims, dims, rms, size, size_or, tied_checkpoint, tied_or};
+use crate::Result;
+use crate::blueprint::{Attention, Beside, Blueprint, Branch, GatedNorm, Layer, Mamba2, Mlp, Rope};
+use crate::config::Config;
+use crate::weights::Tensors;
+use mlx::{self as mx, Array};
+use std::rc::Rc;
+
+pub const FAMILY: Family = Family { model_types: &["falcon_h1"], blueprint, checkpoint };
+
+fn blueprint(c: &Config) -> Result<Blueprint> {
+    let d = dims(c)?;
+    let rope = Rope::from_config(&c.rope()?, d.head_dim, 100_000_000_000.0)
+        .traditional(c.flag_or("rope_traditional", false)?);
+    let attention = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim)
+        .bias(c.flag_or("attention_bias", false)?)
+        .rope(rope);
+    let mixers = Beside([("mamba".into(), Rc::new(mamba(c, &d)?)), ("self_attn".into(), Rc::new(attention))]);
+    let mlp = Mlp::swiglu(d.hidden, d.inner).bias(c.flag_or("mlp_bias", false)?);
+    let layer = Layer::sequential([
+        Branch::mixer("input_layernorm", rms(&d), "", mixers),
+        Branch::ffn("pre_ff_layernorm", rms(&d), "feed_forward", mlp),
+    ]);
+    let tied = tied_or(c, true)?;
+    let mut b = Blueprint::new(d.vocab, d.hidden, rms(&d), tied, vec![layer; d.layers as usize])
+        .paths("model.embed_tokens", "model.layers", "model.final_layernorm");
+    if tied {
+        b.head.scale = c.f32_or("lm_head_multiplier", 1.0f32)? / c.f32_or("embedding_multiplier", 1.0f32)?;
+    }
+    Ok(b)
+}
+
+fn mamba(c: &Config, d: &Dims) -> Result<Mamba2> {
+    let m = Mamba2 {
+        hidden: d.hidden,
+        heads: size(c, "mamba_n_heads")?,
+        head_dim: size(c, "mamba_d_head")?,
+        state: size(c, "mamba_d_state")?,
+        groups: size_or(c, "mamba_n_groups", 1)?,
+        kernel: size_or(c, "mamba_d_conv", 4)?,
+        bias: c.flag_or("mamba_proj_bias", false)?,
+        conv_bias: c.flag_or("mamba_conv_bias", true)?,
+        dt_limit: (0.0, f32::INFINITY),
+        eps: d.eps,
+        norm: if c.flag_or("mamba_rms_norm", false)? { GatedNorm::Whole } else { GatedNorm::None },
+        gate_first: !c.flag_or("mamba_norm_before_gate", false)?,
+    };
+    if m.groups == 0 || m.heads % m.groups != 0 {
+        return Err(c.error("mamba_n_groups", format!("{} does not divide {} heads", m.groups, m.heads)));
+    }
+    if c.flag_or("projectors_bias", false)? != m.bias {
+        return Err(c.error("projectors_bias", "differs from mamba_proj_bias, which is not supported"));
+    }
+    Ok(m)
+}
+
+/// A published checkpoint (its convolutions are `[C, 1, K]`) gets the multipliers; a converted one has them. As in Python
+/// mlx-lm, `key_multiplier` is not applied.
+fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    tied_checkpoint(c, t)?;
+    let convs = t.select(|n| n.ends_with("conv1d.weight"));
+    if convs.iter().all(|n| t.shape(n).is_none_or(|s| s.last() == Some(&1))) {
+        return Ok(());
+    }
+    t.conv_last("conv1d.weight")?;
+    let factor = |key: &str| c.f32_or(key, 1.0f32);
+    let mlp = c.opt_f64s("mlp_multipliers")?.unwrap_or_else(|| vec![1.0, 1.0]);
+    let &[gate, down] = mlp.as_slice() else {
+        return Err(c.error("mlp_multipliers", "expected two numbers"));
+    };
+    let attention_in = factor("attention_in_multiplier")?;
+    let factors = [
+        ("embed_tokens.weight", factor("embedding_multiplier")?),
+        ("lm_head.weight", factor("lm_head_multiplier")?),
+        ("q_proj.weight", attention_in),
+        ("k_proj.weight", attention_in),
+        ("o_proj.weight", factor("attention_out_multiplier")?),
+        ("out_proj.weight", factor("ssm_out_multiplier")?),
+        ("gate_proj.weight", gate as f32),
+        ("down_proj.weight", down as f32),
+    ];
+    for (suffix, by) in factors {
+        t.change_where(|n| n.ends_with(suffix), |w| w * by)?;
+    }
+    let rows = mup_rows(c)?;
+    t.change_where(|n| n.ends_with("in_proj.weight"), |w| &w * rows.astype(w.dtype()))
+}
+
+/// The factor of each row of `in_proj` [rows, 1]: gates, inputs, B, C, time steps.
+fn mup_rows(c: &Config) -> Result<Array> {
+    let m = mamba(c, &dims(c)?)?;
+    let (inner, group) = (m.heads * m.head_dim, m.groups * m.state);
+    let sizes = [inner, inner, group, group, m.heads];
+    let factors = c.opt_f64s("ssm_multipliers")?.unwrap_or_else(|| vec![1.0; sizes.len()]);
+    if factors.len() != sizes.len() {
+        return Err(c.error("ssm_multipliers", format!("expected {} numbers", sizes.len())));
+    }
+    let all = c.f32_or("ssm_in_multiplier", 1.0f32)?;
+    let rows = sizes.iter().zip(factors).map(|(&n, f)| mx::full([n, 1], f as f32 * all, Some(mx::Dtype::Float32)));
+    Ok(mx::concatenate(&rows.collect::<Vec<_>>(), 0))
+}

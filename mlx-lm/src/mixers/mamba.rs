@@ -1,0 +1,126 @@
+//! Mamba (Gu and Dao 2023): per channel S = e^(dt A) S + dt x B, y = S C + D x, behind a short convolution.
+
+use super::{Mixer, conv::CausalConv};
+use crate::Result;
+use crate::blueprint::{self, MambaNorms};
+use crate::cache::Cache;
+use crate::decoder::Step;
+use crate::weights::Leaves;
+use mlx::nn::{Leaf, Linear, Module, Param};
+use mlx::{self as mx, Array, Dtype, fast};
+
+/// Tokens whose states exist at the same time.
+const CHUNK: i32 = 64;
+
+/// One mamba mixer.
+#[derive(Module)]
+pub struct Mamba {
+    in_proj: Leaf<Linear>,
+    conv1d: Leaf<CausalConv>,
+    x_proj: Leaf<Linear>,
+    dt_proj: Leaf<Linear>,
+    a_log: Leaf<Param>,
+    d: Leaf<Param>,
+    out_proj: Leaf<Linear>,
+    dt_norm: Option<Leaf<Param>>,
+    b_norm: Option<Leaf<Param>>,
+    c_norm: Option<Leaf<Param>>,
+    #[module(skip)]
+    spec: blueprint::Mamba,
+}
+
+pub(super) fn build(s: &blueprint::Mamba, leaves: &Leaves) -> Result<Mamba> {
+    let norm = |name: &str, width: i32| match s.norms {
+        MambaNorms::Learned { .. } => leaves.param(&format!("{name}_layernorm.weight"), &[width]).map(Some),
+        _ => Ok(None),
+    };
+    Ok(Mamba {
+        in_proj: leaves.linear("in_proj", s.hidden, 2 * s.inner, s.bias)?,
+        conv1d: CausalConv::load(leaves, "conv1d", s.inner, s.kernel, s.conv_bias)?,
+        x_proj: leaves.linear("x_proj", s.inner, s.dt_rank + 2 * s.state, false)?,
+        dt_proj: leaves.linear("dt_proj", s.dt_rank, s.inner, true)?,
+        a_log: leaves.param("A_log", &[s.inner, s.state])?,
+        d: leaves.param("D", &[s.inner])?,
+        out_proj: leaves.linear("out_proj", s.inner, s.hidden, s.bias)?,
+        dt_norm: norm("dt", s.dt_rank)?,
+        b_norm: norm("b", s.state)?,
+        c_norm: norm("c", s.state)?,
+        spec: s.clone(),
+    })
+}
+
+impl Mixer for Mamba {
+    fn forward(&self, x: &Array, _: &Step, cache: &mut dyn Cache) -> Array {
+        let s = &self.spec;
+        let slots = cache.slots();
+        let parts = self.in_proj.forward(x).split(2, -1);
+        let u = self.conv1d.forward(&parts[0], slots, 0);
+        let u = &u * u.sigmoid();
+        let p = self.x_proj.forward(&u).split_at(&[s.dt_rank, s.dt_rank + s.state], -1);
+        let norm = |a: &Array, weight: &Option<Leaf<Param>>| match s.norms {
+            MambaNorms::None => a.clone(),
+            MambaNorms::Plain { eps } => fast::rms_norm(a, None, eps),
+            MambaNorms::Learned { eps } => fast::rms_norm(a, weight.as_ref().map(|w| w.value()), eps),
+        };
+        let f = |a: &Array| a.astype(Dtype::Float32);
+        let dt = mx::logaddexp(f(&self.dt_proj.forward(&norm(&p[0], &self.dt_norm))), 0.0);
+        let inputs = Inputs { dt, u: f(&u), b: f(&norm(&p[1], &self.b_norm)), c: f(&norm(&p[2], &self.c_norm)) };
+        let a = -f(self.a_log.value()).exp();
+        let (y, state) = scan(&inputs, &a, slots.take(1));
+        slots.set(1, state);
+        slots.advance(x.dim(1));
+        let y = (y + &inputs.u * self.d.value()).astype(x.dtype());
+        let z = &parts[1];
+        self.out_proj.forward(&(z * z.sigmoid() * y))
+    }
+}
+
+/// dt, u [B, L, D], b, c [B, L, N], in float32.
+struct Inputs {
+    dt: Array,
+    u: Array,
+    b: Array,
+    c: Array,
+}
+
+/// All outputs [B, L, D] and the state [B, D, N] after the last token; a [D, N].
+fn scan(i: &Inputs, a: &Array, state: Option<Array>) -> (Array, Array) {
+    let [batch, l, d] = i.u.dims();
+    let mut state = match state {
+        Some(s) => s.astype(Dtype::Float32),
+        None => mx::zeros([batch, d, a.dim(1)], Dtype::Float32),
+    };
+    let mut out = Vec::new();
+    for at in (0..l).step_by(CHUNK as usize) {
+        let cut = |x: &Array| x.slice_axis(1, at..(at + CHUNK).min(l));
+        let (dt, u, b, c) = (cut(&i.dt), cut(&i.u), cut(&i.b), cut(&i.c));
+        let decay = (dt.expand_dims(-1) * a).exp();
+        let input = (dt * u).expand_dims(-1) * b.expand_dims(2);
+        let states = states(decay, input, &state);
+        out.push((&states * c.expand_dims(2)).sum(-1));
+        state = mx::contiguous(&states.slice_axis(1, -1..states.dim(1)).squeeze(1));
+    }
+    (if out.len() == 1 { out.remove(0) } else { mx::concatenate(&out, 1) }, state)
+}
+
+/// S_t = decay_t S_(t-1) + input_t for all t [B, L, D, N], in log2(L) sweeps: each joins neighbours of twice the distance.
+/// Decays are at most 1, so that nothing overflows.
+fn states(mut decay: Array, mut sum: Array, before: &Array) -> Array {
+    let l = sum.dim(1);
+    let first = sum.slice_axis(1, 0..1) + decay.slice_axis(1, 0..1) * before.expand_dims(1);
+    if l == 1 {
+        return first;
+    }
+    sum = mx::concatenate(&[first, sum.slice_axis(1, 1..l)], 1);
+    let mut distance = 1;
+    while distance < l {
+        let joined = |x: &Array, y: Array| mx::concatenate(&[x.slice_axis(1, 0..distance), y], 1);
+        let (late, early) = (distance..l, 0..l - distance);
+        let here = decay.slice_axis(1, late.clone());
+        let next = sum.slice_axis(1, late) + &here * sum.slice_axis(1, early.clone());
+        let both = here * decay.slice_axis(1, early);
+        (sum, decay) = (joined(&sum, next), joined(&decay, both));
+        distance *= 2;
+    }
+    sum
+}
