@@ -10,6 +10,8 @@ mod caches;
 mod case;
 #[path = "goldens/families.rs"]
 mod families;
+#[path = "goldens/recurrence.rs"]
+mod recurrence;
 #[path = "goldens/rule.rs"]
 mod rule;
 

@@ -2,7 +2,7 @@
 
 use super::Mixer;
 use super::conv::causal_conv;
-use super::delta::gated_delta;
+use super::linear::{self, delta};
 use crate::Result;
 use crate::blueprint::{self, GatedDeltaLayout};
 use crate::cache::Cache;
@@ -111,7 +111,12 @@ impl Mixer for GatedDelta {
         let k = spread(unit(&heads(keys, 2 * keys, s.key_heads)) * inv);
         let v = heads(2 * keys, 2 * keys + s.value_heads * s.value_dim, s.value_heads);
         let log_decay = -self.a_log.astype(Dtype::Float32).exp() * softplus(&(&i.a + self.dt_bias.value()));
-        let (o, state) = gated_delta(&q, &k, &v, &log_decay, &i.b.sigmoid(), slots.take(1));
+        // heads before tokens
+        let [q, k, v] = [q, k, v].map(|a| a.transpose([0, 2, 1, 3]));
+        let [g, beta] = [log_decay, i.b.sigmoid()].map(|a| a.swapaxes(1, 2).expand_dims(-1));
+        let inputs = linear::Inputs { q: &q, k: &k, v: &v, g: &g, correction: None };
+        let (o, state) = delta(inputs, &beta, slots.take(1));
+        let o = o.transpose([0, 2, 1, 3]);
         slots.set(1, state);
         slots.advance(l);
         let normed = fast::rms_norm(&o.astype(x.dtype()), Some(self.norm.value()), s.eps);

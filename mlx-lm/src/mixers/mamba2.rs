@@ -78,10 +78,8 @@ impl Mixer for Mamba2 {
         let g = -(&dt * self.a_log.value().astype(Dtype::Float32).exp()).swapaxes(1, 2).expand_dims(-1);
         let v = &u * dt.swapaxes(1, 2).expand_dims(-1);
         let (b, c) = (wide(b), wide(c));
-        // kept as [B, H, P, N], as Python keeps it
-        let state = slots.take(1).map(|s| s.swapaxes(-1, -2));
-        let (y, state) = linear::scan(linear::Inputs { q: &c, k: &b, v: &v, g: Some(&g), correction: None }, state);
-        slots.set(1, mx::contiguous(&state.swapaxes(-1, -2)));
+        let (y, state) = linear::scan(linear::Inputs { q: &c, k: &b, v: &v, g: &g, correction: None }, slots.take(1));
+        slots.set(1, state);
         slots.advance(l);
         let y = y + u.astype(Dtype::Float32) * self.d.value().reshape([-1, 1, 1]);
         let y = y.astype(x.dtype()).transpose([0, 2, 1, 3]).reshape([batch, l, inner]);

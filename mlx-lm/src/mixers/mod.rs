@@ -8,7 +8,6 @@ mod beside;
 mod blocks;
 pub mod conv;
 mod conv_gate;
-pub mod delta;
 mod gated_delta;
 pub mod linear;
 mod looped;

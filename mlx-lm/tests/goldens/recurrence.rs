@@ -1,0 +1,107 @@
+//! The chunked recurrence against its formula, one token and one number at a time.
+
+use super::rule;
+use mlx::Array;
+use mlx_lm::mixers::linear::{Inputs, delta, scan};
+
+const HEADS: usize = 2;
+const K: usize = 4;
+const V: usize = 3;
+
+/// `[1, H, L, width]` of numbers in [low, high), and the same as a list.
+fn random(name: &str, l: usize, width: usize, low: f32, high: f32) -> (Array, Vec<f32>) {
+    let base = rule::base(name, 7);
+    let n = (HEADS * l * width) as u64;
+    let v: Vec<f32> =
+        (0..n).map(|i| low + (high - low) * (rule::unit(rule::raw(base, i)) as f32 + 1.0) / 2.0).collect();
+    (Array::from_slice(&v, [1, HEADS as i32, l as i32, width as i32]), v)
+}
+
+/// S[v][k] of one head, as the formula reads; returns outputs `[H, L, V]` and states `[H, V, K]`.
+fn formula(
+    l: usize,
+    [q, k, v, g]: [&[f32]; 4],
+    fine: usize,
+    ab: Option<[&[f32]; 2]>,
+    start: &[f32],
+) -> (Vec<f32>, Vec<f32>) {
+    let (mut out, mut states) = (Vec::new(), Vec::new());
+    for h in 0..HEADS {
+        let mut s: Vec<f64> = start[h * V * K..(h + 1) * V * K].iter().map(|&x| x.into()).collect();
+        for t in 0..l {
+            let row = |x: &[f32], w: usize, i: usize| f64::from(x[(h * l + t) * w + i % w]);
+            let old = s.clone();
+            for i in 0..V {
+                let read: f64 = ab.map_or(0.0, |[a, _]| (0..K).map(|j| old[i * K + j] * row(a, K, j)).sum());
+                for j in 0..K {
+                    s[i * K + j] = old[i * K + j] * row(g, fine, j).exp()
+                        + ab.map_or(0.0, |[_, b]| read * row(b, K, j))
+                        + row(v, V, i) * row(k, K, j);
+                }
+            }
+            out.extend((0..V).map(|i| (0..K).map(|j| s[i * K + j] * row(q, K, j)).sum::<f64>() as f32));
+        }
+        states.extend(s.iter().map(|&x| x as f32));
+    }
+    (out, states)
+}
+
+fn close(what: &str, got: &Array, want: &[f32]) {
+    let got = got.to_vec::<f32>().unwrap();
+    assert_eq!(got.len(), want.len(), "{what}");
+    let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let largest = want.iter().fold(1.0f32, |m, x| m.max(x.abs()));
+    assert!(worst <= 1e-4 * largest, "{what}: off by {worst} of {largest}");
+}
+
+/// Lengths within, at and across chunks; decays per head and per key; with and without a correction.
+#[test]
+fn chunks_of_a_linear_recurrence_follow_its_formula() {
+    let (start, s0) = random("state", V, K, -1.0, 1.0);
+    for l in [1, 2, 16, 17, 64, 65, 300, 1100] {
+        let [(q, qs), (k, ks), (v, vs)] =
+            [("q", K), ("k", K), ("v", V)].map(|(name, width)| random(name, l, width, -1.0, 1.0));
+        for fine in [1, K] {
+            // some decays are harsh: e^-6 per token must neither overflow nor vanish too early
+            let (g, gs) = random("g", l, fine, -6.0, 0.0);
+            for corrected in [false, true] {
+                let what = format!("{l} tokens, {fine} decays, correction {corrected}");
+                // a' b stays within what the recurrence contracts
+                let (a, a_s) = random("a", l, K, -0.4, 0.4);
+                let (b, b_s) = random("b", l, K, -0.4, 0.4);
+                let correction = corrected.then_some((&a, &b));
+                let inputs = Inputs { q: &q, k: &k, v: &v, g: &g, correction };
+                let (o, s) = scan(inputs, Some(start.clone()));
+                let ab = corrected.then_some([&a_s[..], &b_s[..]]);
+                let (want, last) = formula(l, [&qs, &ks, &vs, &gs], fine, ab, &s0);
+                close(&format!("outputs of {what}"), &o, &want);
+                close(&format!("state of {what}"), &s, &last);
+            }
+        }
+    }
+}
+
+/// S = e^g S, then S += beta (v - S k) k', in these two steps.
+#[test]
+fn the_delta_rule_writes_what_the_decayed_state_gets_wrong() {
+    let l = 70;
+    let [(q, qs), (k, ks), (v, vs)] = [("q", K), ("k", K), ("v", V)].map(|(n, w)| random(n, l, w, -0.7, 0.7));
+    let ((g, gs), (beta, bs)) = (random("g", l, 1, -1.0, 0.0), random("beta", l, 1, 0.0, 1.0));
+    let inputs = Inputs { q: &q, k: &k, v: &v, g: &g, correction: None };
+    let (o, _) = delta(inputs, &beta, None);
+    let mut want = Vec::new();
+    for h in 0..HEADS {
+        let mut s = [[0.0f64; K]; V];
+        for t in 0..l {
+            let at = h * l + t;
+            let key: Vec<f64> = (0..K).map(|j| ks[at * K + j].into()).collect();
+            for (i, row) in s.iter_mut().enumerate() {
+                row.iter_mut().for_each(|x| *x *= f64::from(gs[at]).exp());
+                let error = f64::from(vs[at * V + i]) - row.iter().zip(&key).map(|(x, k)| x * k).sum::<f64>();
+                row.iter_mut().zip(&key).for_each(|(x, k)| *x += f64::from(bs[at]) * error * k);
+            }
+            want.extend(s.iter().map(|row| (0..K).map(|j| row[j] * f64::from(qs[at * K + j])).sum::<f64>() as f32));
+        }
+    }
+    close("outputs", &o, &want);
+}
