@@ -114,7 +114,7 @@ impl Mixer for GatedDelta {
         // heads before tokens
         let [q, k, v] = [q, k, v].map(|a| a.transpose([0, 2, 1, 3]));
         let [g, beta] = [log_decay, i.b.sigmoid()].map(|a| a.swapaxes(1, 2).expand_dims(-1));
-        let inputs = linear::Inputs { q: &q, k: &k, v: &v, g: &g, correction: None };
+        let inputs = linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None };
         let (o, state) = delta(inputs, &beta, slots.take(1));
         let o = o.transpose([0, 2, 1, 3]);
         slots.set(1, state);

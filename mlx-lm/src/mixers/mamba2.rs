@@ -78,7 +78,7 @@ impl Mixer for Mamba2 {
         let g = -(&dt * self.a_log.value().astype(Dtype::Float32).exp()).swapaxes(1, 2).expand_dims(-1);
         let v = &u * dt.swapaxes(1, 2).expand_dims(-1);
         let (b, c) = (wide(b), wide(c));
-        let (y, state) = linear::scan(linear::Inputs { q: &c, k: &b, v: &v, g: &g, correction: None }, slots.take(1));
+        let (y, state) = linear::scan(linear::Inputs { q: &c, k: &b, v: &v, g: &g, read: None }, slots.take(1));
         slots.set(1, state);
         slots.advance(l);
         let y = y + u.astype(Dtype::Float32) * self.d.value().reshape([-1, 1, 1]);
