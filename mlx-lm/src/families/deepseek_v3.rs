@@ -2,7 +2,7 @@
 //! chosen by bias-corrected sigmoids within groups.
 
 use super::Family;
-use super::common::{Dims, dims, llama_layer, rms, size, size_or, stack_experts};
+use super::common::{Dims, dims, drop_extra_layers, llama_layer, rms, size, size_or, stack_experts};
 use crate::blueprint::{Blueprint, GroupScore, Groups, Layer, Mla, Mlp, Moe, Rope, Router, RouterWeights};
 use crate::config::{Config, RopeKind};
 use crate::weights::Tensors;
@@ -98,8 +98,7 @@ pub fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     t.drop_where(|n| towers.iter().any(|p| n.starts_with(p)) || n.ends_with("rotary_emb.inv_freq"));
     t.replace_prefix("language_model.", "")?;
     // layers behind the last one predict further tokens
-    let extra = |n: &str| n.strip_prefix("model.layers.").and_then(|r| r.split('.').next()?.parse::<i32>().ok());
-    t.drop_where(|n| extra(n).is_some_and(|i| i >= d.layers));
+    drop_extra_layers(t, d.layers);
     let experts = size_or(c, "n_routed_experts", 0)?;
     if experts > 0 {
         stack_experts(t, d.layers, experts, "mlp.experts", "mlp.switch_mlp")?;

@@ -1,7 +1,7 @@
 //! ERNIE 4.5, dense: interleaved rotary pairs, one switch for all biases.
 
 use super::Family;
-use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu};
+use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
 use crate::Result;
 use crate::blueprint::Blueprint;
 use crate::config::Config;
@@ -13,5 +13,5 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let bias = c.flag_or("use_bias", false)?;
     let mut mixer = attention(c, &d)?.bias(bias);
     mixer.rope = mixer.rope.map(|r| r.traditional(true));
-    Ok(llama_shape(&d, mixer, swiglu(&d).bias(bias), c.tie_word_embeddings()?.unwrap_or(false)))
+    Ok(llama_shape(&d, mixer, swiglu(&d).bias(bias), tied_or(c, false)?))
 }

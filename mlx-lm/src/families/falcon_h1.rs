@@ -1,7 +1,7 @@
 //! Falcon-H1: mamba-2 and attention side by side in every layer; the multipliers of its training are folded into weights.
 
 use super::Family;
-use super::common::{Dims, dims, rms, size, size_or, tied_checkpoint, tied_or};
+use super::common::{Dims, check_groups, dims, rms, size, size_or, tied_checkpoint, tied_or};
 use crate::Result;
 use crate::blueprint::{Attention, Beside, Blueprint, Branch, GatedNorm, Layer, Mamba2, Mlp, Rope};
 use crate::config::Config;
@@ -48,13 +48,10 @@ fn mamba(c: &Config, d: &Dims) -> Result<Mamba2> {
         norm: if c.flag_or("mamba_rms_norm", false)? { GatedNorm::Whole } else { GatedNorm::None },
         gate_first: !c.flag_or("mamba_norm_before_gate", false)?,
     };
-    if m.groups == 0 || m.heads % m.groups != 0 {
-        return Err(c.error("mamba_n_groups", format!("{} does not divide {} heads", m.groups, m.heads)));
-    }
     if c.flag_or("projectors_bias", false)? != m.bias {
         return Err(c.error("projectors_bias", "differs from mamba_proj_bias, which is not supported"));
     }
-    Ok(m)
+    check_groups(c, "mamba_n_groups", m)
 }
 
 /// A published checkpoint (its convolutions are `[C, 1, K]`) gets the multipliers; a converted one has them. As in Python

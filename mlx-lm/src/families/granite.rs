@@ -1,19 +1,18 @@
 //! Granite: llama with multipliers on embeddings, attention, residuals and logits.
 
 use super::Family;
-use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu};
+use super::common::{attention, dims, llama_shape, tied_checkpoint, swiglu, tied_or};
 use crate::Result;
 use crate::blueprint::{Blueprint, EmbedScale, LayerBody};
 use crate::config::Config;
-use crate::weights::Tensors;
 
-pub const FAMILY: Family = Family { model_types: &["granite"], blueprint, checkpoint };
+pub const FAMILY: Family = Family { model_types: &["granite"], blueprint, checkpoint: tied_checkpoint };
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
     let mixer = attention(c, &d)?.bias(c.flag_or("attention_bias", false)?).scale(c.f32("attention_multiplier")?);
     let mlp = swiglu(&d).bias(c.flag_or("mlp_bias", false)?);
-    let mut b = llama_shape(&d, mixer, mlp, c.tie_word_embeddings()?.unwrap_or(true));
+    let mut b = llama_shape(&d, mixer, mlp, tied_or(c, true)?);
     scale_branches(&mut b, c.f32("residual_multiplier")?);
     b.embed.scale = Some(EmbedScale { value: c.f32("embedding_multiplier")?, round_bf16: false });
     b.head.scale = 1.0 / c.f32("logits_scaling")?;
@@ -27,11 +26,4 @@ pub fn scale_branches(b: &mut Blueprint, scale: f32) {
             branches.iter_mut().for_each(|branch| branch.scale = scale);
         }
     }
-}
-
-fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
-    if c.tie_word_embeddings()?.unwrap_or(true) {
-        t.drop_where(|n| n.starts_with("lm_head."));
-    }
-    plain_checkpoint(c, t)
 }

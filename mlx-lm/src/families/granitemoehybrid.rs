@@ -1,7 +1,7 @@
 //! Granite 4: granite's multipliers around mamba-2 and attention layers, with experts beside a shared MLP, or dense.
 
 use super::Family;
-use super::common::{Dims, dims, rms, size, size_or, swiglu, tied_checkpoint, tied_or};
+use super::common::{Dims, check_groups, time_step_limit, dims, rms, size, size_or, swiglu, tied_checkpoint, tied_or};
 use super::granite::scale_branches;
 use super::granitemoe::split_experts;
 use crate::Result;
@@ -53,10 +53,6 @@ fn attention(c: &Config, d: &Dims) -> Result<Attention> {
 }
 
 fn mamba(c: &Config, d: &Dims) -> Result<Mamba2> {
-    let limit = c.opt_f64s("time_step_limit")?.unwrap_or_else(|| vec![0.001, 100.0]);
-    let &[low, high] = limit.as_slice() else {
-        return Err(c.error("time_step_limit", "expected two numbers"));
-    };
     let m = Mamba2 {
         hidden: d.hidden,
         heads: size(c, "mamba_n_heads")?,
@@ -66,15 +62,12 @@ fn mamba(c: &Config, d: &Dims) -> Result<Mamba2> {
         kernel: size(c, "mamba_d_conv")?,
         bias: c.flag_or("mamba_proj_bias", false)?,
         conv_bias: c.flag_or("mamba_conv_bias", true)?,
-        dt_limit: (low as f32, high as f32),
+        dt_limit: time_step_limit(c, (0.001, 100.0))?,
         eps: d.eps,
         norm: GatedNorm::Whole,
         gate_first: true,
     };
-    if m.groups == 0 || m.heads % m.groups != 0 {
-        return Err(c.error("mamba_n_groups", format!("{} does not divide {} heads", m.groups, m.heads)));
-    }
-    Ok(m)
+    check_groups(c, "mamba_n_groups", m)
 }
 
 /// The experts and the MLP beside them, whose leaves lie in the layer itself.

@@ -1,7 +1,7 @@
 //! Helium: llama with interleaved rotary pairs.
 
 use super::Family;
-use super::common::{Dims, attention, dims, llama_shape, plain_checkpoint, swiglu};
+use super::common::{Dims, attention, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
 use crate::Result;
 use crate::blueprint::Blueprint;
 use crate::config::Config;
@@ -15,5 +15,5 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     mixer.qkv_bias = c.flag_or("attention_bias", false)?;
     mixer.rope = mixer.rope.map(|r| r.traditional(true));
     let mlp = swiglu(&d).bias(c.flag_or("mlp_bias", false)?);
-    Ok(llama_shape(&d, mixer, mlp, c.tie_word_embeddings()?.unwrap_or(false)))
+    Ok(llama_shape(&d, mixer, mlp, tied_or(c, false)?))
 }

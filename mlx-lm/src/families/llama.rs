@@ -1,13 +1,12 @@
 //! Llama (and mistral, xverse, iquestcoder, smollm3): a pre-norm SwiGLU decoder.
 
 use super::Family;
-use super::common::{attention, dims, plain_checkpoint, rms, swiglu};
+use super::common::{attention, dims, tied_checkpoint, rms, swiglu, tied_or};
 use crate::Result;
 use crate::blueprint::{Blueprint, Branch, Layer};
 use crate::config::Config;
-use crate::weights::Tensors;
 
-pub const FAMILY: Family = Family { model_types: &["llama", "smollm3"], blueprint, checkpoint };
+pub const FAMILY: Family = Family { model_types: &["llama", "smollm3"], blueprint, checkpoint: tied_checkpoint };
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
@@ -33,7 +32,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
             ]))
         })
         .collect::<Result<Vec<_>>>()?;
-    let tied = c.tie_word_embeddings()?.unwrap_or(true);
+    let tied = tied_or(c, true)?;
     Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied, layers))
 }
 
@@ -47,12 +46,4 @@ fn rotates(c: &Config, layer: usize) -> Result<bool> {
     }
     let every = c.usize_or("no_rope_layer_interval", 4usize)?;
     Ok(every == 0 || !(layer + 1).is_multiple_of(every))
-}
-
-fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
-    plain_checkpoint(c, t)?;
-    if c.tie_word_embeddings()?.unwrap_or(true) {
-        t.drop_where(|n| n.starts_with("lm_head."));
-    }
-    Ok(())
 }

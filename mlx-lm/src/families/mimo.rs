@@ -1,7 +1,7 @@
 //! MiMo: the qwen2 body; multi-token-prediction layers are dropped.
 
 use super::Family;
-use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu};
+use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
 use crate::Result;
 use crate::blueprint::Blueprint;
 use crate::config::Config;
@@ -13,7 +13,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
     let mut mixer = attention(c, &d)?;
     mixer.qkv_bias = true;
-    Ok(llama_shape(&d, mixer, swiglu(&d), c.tie_word_embeddings()?.unwrap_or(false)))
+    Ok(llama_shape(&d, mixer, swiglu(&d), tied_or(c, false)?))
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {

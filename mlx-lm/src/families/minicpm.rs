@@ -1,7 +1,7 @@
 //! MiniCPM: llama with factors on embeddings, residual branches and logits (muP).
 
 use super::Family;
-use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu};
+use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
 use super::granite::scale_branches;
 use crate::Result;
 use crate::blueprint::{Blueprint, EmbedScale, Tied};
@@ -11,7 +11,7 @@ pub const FAMILY: Family = Family { model_types: &["minicpm"], blueprint, checkp
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
-    let tied = c.tie_word_embeddings()?.unwrap_or(false);
+    let tied = tied_or(c, false)?;
     let mut b = llama_shape(&d, attention(c, &d)?, swiglu(&d), tied);
     scale_branches(&mut b, c.f32("scale_depth")? / (d.layers as f32).sqrt());
     b.embed.scale = Some(EmbedScale { value: c.f32("scale_emb")?, round_bf16: false });

@@ -1,7 +1,7 @@
 //! MiniCPM3: MiniCPM's factors around latent attention.
 
 use super::Family;
-use super::common::{Dims, dims, llama_layer, plain_checkpoint, rms, size, swiglu};
+use super::common::{Dims, dims, llama_layer, plain_checkpoint, rms, size, swiglu, tied_or};
 use super::deepseek_v3::split_kv_b;
 use super::granite::scale_branches;
 use crate::Result;
@@ -13,7 +13,7 @@ pub const FAMILY: Family = Family { model_types: &["minicpm3"], blueprint, check
 
 fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
-    let tied = c.tie_word_embeddings()?.unwrap_or(false);
+    let tied = tied_or(c, false)?;
     let layers = vec![llama_layer(&d, mla(c, &d)?, swiglu(&d)); d.layers as usize];
     let mut b = Blueprint::new(d.vocab, d.hidden, rms(&d), tied, layers);
     scale_branches(&mut b, c.f32("scale_depth")? / (d.layers as f32).sqrt());

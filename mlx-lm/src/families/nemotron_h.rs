@@ -1,7 +1,7 @@
 //! Nemotron-H: one sublayer per layer, mamba-2, attention without positions, relu^2 MLPs or experts.
 
 use super::Family;
-use super::common::{size, size_or};
+use super::common::{check_groups, size, size_or, time_step_limit};
 use crate::Result;
 use crate::blueprint::{
     Activation, Attention, Blueprint, Branch, Experts, GatedNorm, GroupScore, Groups, Layer, Mamba2, Mlp, Moe, Norm, Router,
@@ -52,11 +52,6 @@ fn pattern(c: &Config) -> Result<String> {
 }
 
 fn mamba(c: &Config, hidden: i32, eps: f32) -> Result<Mamba2> {
-    let limit = match c.opt_f64s("time_step_limit")? {
-        None => (0.0, f32::INFINITY),
-        Some(l) if l.len() == 2 => (l[0] as f32, l[1] as f32),
-        Some(_) => return Err(c.error("time_step_limit", "expected two numbers")),
-    };
     let m = Mamba2 {
         hidden,
         heads: size(c, "mamba_num_heads")?,
@@ -66,15 +61,12 @@ fn mamba(c: &Config, hidden: i32, eps: f32) -> Result<Mamba2> {
         kernel: size(c, "conv_kernel")?,
         bias: c.flag("mamba_proj_bias")?,
         conv_bias: c.flag("use_conv_bias")?,
-        dt_limit: limit,
+        dt_limit: time_step_limit(c, (0.0, f32::INFINITY))?,
         eps,
         norm: GatedNorm::PerGroup,
         gate_first: true,
     };
-    if m.groups == 0 || m.heads % m.groups != 0 {
-        return Err(c.error("n_groups", format!("{} does not divide {} heads", m.groups, m.heads)));
-    }
-    Ok(m)
+    check_groups(c, "n_groups", m)
 }
 
 fn attention(c: &Config, hidden: i32) -> Result<Attention> {

@@ -1,7 +1,7 @@
 //! Qwen3: a pre-norm SwiGLU decoder with per-head norms on q and k.
 
 use super::Family;
-use super::common::{attention, dims, plain_checkpoint, rms, swiglu};
+use super::common::{attention, dims, plain_checkpoint, rms, swiglu, tied_or};
 use crate::Result;
 use crate::blueprint::{Blueprint, Branch, Layer, QkNormKind};
 use crate::config::Config;
@@ -15,6 +15,6 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         Branch::mixer("input_layernorm", rms(&d), "self_attn", mixer),
         Branch::ffn("post_attention_layernorm", rms(&d), "mlp", swiglu(&d)),
     ]);
-    let tied = c.tie_word_embeddings()?.unwrap_or(false);
+    let tied = tied_or(c, false)?;
     Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied, vec![layer; d.layers as usize]))
 }

@@ -1,7 +1,7 @@
 //! Qwen3-MoE: qwen3 whose MLPs are, mostly, 128 small experts with a softmax router.
 
 use super::Family;
-use super::common::{attention, dims, plain_checkpoint, rms, size, size_or, stack_experts, swiglu};
+use super::common::{attention, dims, plain_checkpoint, rms, size, size_or, stack_experts, swiglu, tied_or};
 use crate::Result;
 use crate::blueprint::{Blueprint, Branch, Layer, Moe, QkNormKind, Router};
 use crate::config::Config;
@@ -29,7 +29,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
             Layer::sequential([Branch::mixer("input_layernorm", rms(&d), "self_attn", mixer.clone()), ffn])
         })
         .collect();
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), c.tie_word_embeddings()?.unwrap_or(false), layers))
+    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers))
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {

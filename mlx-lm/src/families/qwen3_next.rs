@@ -1,7 +1,7 @@
 //! Qwen3-Next and Qwen3.5 (dense and MoE): three Gated DeltaNet layers to one of gated softmax attention.
 
 use super::Family;
-use super::common::{dims, dims_of_experts, rms, size, size_or, stack_experts, swiglu};
+use super::common::{dims, dims_of_experts, rms, size, size_or, stack_experts, swiglu, tied_or, plain_checkpoint};
 use crate::Result;
 use crate::blueprint::{
     Attention, Blueprint, Branch, GatedDelta, GatedDeltaLayout, Layer, Mlp, Moe, OutputGate, QkNormKind, Rope, Router,
@@ -77,16 +77,14 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
             Layer::sequential([mixer, ffn])
         })
         .collect();
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), c.tie_word_embeddings()?.unwrap_or(false), layers))
+    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers))
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     t.drop_where(|n| n.starts_with("vision_tower.") || n.starts_with("model.visual.") || n.contains("mtp."));
     t.replace_prefix("model.language_model.", "model.")?;
     t.replace_prefix("language_model.", "")?;
-    if c.tie_word_embeddings()?.unwrap_or(false) {
-        t.drop_where(|n| n.starts_with("lm_head."));
-    }
+    plain_checkpoint(c, t)?;
     let (layers, experts) = (size(c, "num_hidden_layers")?, size_or(c, "num_experts", 0)?);
     let published_experts = t.names().any(|n| n.contains(".mlp.experts.0."));
     let published_conv = t.names().any(|n| n.ends_with("conv1d.weight") && t.shape(n).is_some_and(|s| s.last() != Some(&1)));

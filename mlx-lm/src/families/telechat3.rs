@@ -1,7 +1,7 @@
 //! TeleChat3: llama whose head is untied by default.
 
 use super::Family;
-use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu};
+use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
 use crate::Result;
 use crate::blueprint::Blueprint;
 use crate::config::Config;
@@ -12,5 +12,5 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
     let mixer = attention(c, &d)?.bias(c.flag_or("attention_bias", false)?);
     let mlp = swiglu(&d).bias(c.flag_or("mlp_bias", false)?);
-    Ok(llama_shape(&d, mixer, mlp, c.tie_word_embeddings()?.unwrap_or(false)))
+    Ok(llama_shape(&d, mixer, mlp, tied_or(c, false)?))
 }

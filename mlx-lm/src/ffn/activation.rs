@@ -1,20 +1,17 @@
 //! Activations by name.
 
 use crate::blueprint::Activation;
-use mlx::{self as mx, Array};
+use mlx::{self as mx, Array, nn};
 
 /// Applies an activation element-wise.
 pub fn apply(activation: Activation, x: &Array) -> Array {
     match activation {
-        Activation::Silu => x * x.sigmoid(),
-        Activation::Gelu => x * (1.0 + (x / std::f32::consts::SQRT_2).erf()) / 2.0,
-        Activation::GeluTanh => {
-            let inner = (2.0f32 / std::f32::consts::PI).sqrt() * (x + 0.044715 * x.pow(3));
-            0.5 * (x * (1.0 + inner.tanh()))
-        }
-        Activation::GeluFast => x * (1.702 * x).sigmoid(),
-        Activation::Relu => mx::maximum(x, 0.0),
-        Activation::Relu2 => mx::maximum(x, 0.0).square(),
+        Activation::Silu => nn::silu(x),
+        Activation::Gelu => nn::gelu(x),
+        Activation::GeluTanh => nn::gelu_approx(x),
+        Activation::GeluFast => nn::gelu_fast_approx(x),
+        Activation::Relu => nn::relu(x),
+        Activation::Relu2 => nn::relu2(x),
         Activation::SparseGelu(quantile) => {
             let deviations = Array::scalar(2.0 * quantile as f64 - 1.0, mx::Dtype::Float32).erfinv() * 2f32.sqrt();
             let mean = x.mean_keepdims(-1);

@@ -7,7 +7,7 @@ use crate::decoder::{Around, Registry, Step};
 use crate::weights::Leaves;
 use mlx::fast::{RouteScores, RouteWeights, Routing};
 use mlx::nn::{Leaf, Linear, Module, Param};
-use mlx::{self as mx, Array, Dtype};
+use mlx::{self as mx, Array, Dtype, nn};
 
 /// Mixture of experts over [`blueprint::Moe`].
 #[derive(Module)]
@@ -56,7 +56,7 @@ pub fn route(s: &blueprint::Router, top_k: i32, logits: &Array, correction: Opti
         Scoring::None => logits,
         Scoring::Softmax => mx::softmax_with(&logits, -1, true),
         Scoring::Sigmoid => logits.sigmoid(),
-        Scoring::SqrtSoftplus => mx::logaddexp(&logits, 0.0).sqrt(),
+        Scoring::SqrtSoftplus => nn::softplus(&logits).sqrt(),
     };
     let mut choice = correction.map_or_else(|| scores.clone(), |c| &scores + c);
     if let Some(g) = &s.groups {

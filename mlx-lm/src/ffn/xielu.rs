@@ -6,7 +6,7 @@ use crate::blueprint::XieluMlp as Spec;
 use crate::decoder::Step;
 use crate::weights::Leaves;
 use mlx::nn::{Leaf, Linear, Module, Param};
-use mlx::{self as mx, Array};
+use mlx::{self as mx, Array, nn};
 
 /// down(xielu(up(x)))
 #[derive(Module)]
@@ -35,8 +35,8 @@ impl Ffn for XieluMlp {
     fn forward(&self, x: &Array, _: &Step) -> Array {
         let x = self.up.forward(x);
         let (beta, eps) = (self.beta.value(), self.eps.value());
-        let above = mx::logaddexp(self.alpha_p.value(), 0.0) * x.square();
-        let alpha_n = beta + mx::logaddexp(self.alpha_n.value(), 0.0);
+        let above = nn::softplus(self.alpha_p.value()) * x.square();
+        let alpha_n = beta + nn::softplus(self.alpha_n.value());
         let below = (mx::minimum(&x, eps).expm1() - &x) * alpha_n;
         self.down.forward(&(mx::where_(x.greater(0.0), &above, &below) + beta * &x))
     }

@@ -9,7 +9,7 @@ use crate::decoder::{Around, SharedKv, Step};
 use crate::weights::Leaves;
 use mlx::fast::{self, DecodeAttention, Fused};
 use mlx::nn::{Leaf, Linear, Module, Param};
-use mlx::{self as mx, Array, Dtype};
+use mlx::{self as mx, Array, Dtype, nn};
 
 /// Attention with every switch of [`blueprint::Attention`].
 #[derive(Module)]
@@ -288,7 +288,7 @@ impl Mixer for Attention {
         let mut o = o.astype(dtype).transpose([0, 2, 1, 3]);
         if let (Some(OutputGate::PerHead { softplus, .. }), Some(g)) = (&s.gate, &self.gate) {
             let g = g.forward(x);
-            let g = if *softplus { mx::logaddexp(&g, 0.0) } else { g.sigmoid() };
+            let g = if *softplus { nn::softplus(&g) } else { g.sigmoid() };
             o = o * g.expand_dims(-1);
         }
         let mut o = o.reshape([b, l, -1]);

@@ -9,7 +9,7 @@ use crate::cache::Cache;
 use crate::decoder::Step;
 use crate::weights::Leaves;
 use mlx::nn::{Leaf, Linear, Module, Param};
-use mlx::{self as mx, Array, Dtype, fast};
+use mlx::{self as mx, Array, Dtype, fast, nn};
 
 /// Gated DeltaNet over [`blueprint::GatedDelta`].
 #[derive(Module)]
@@ -87,11 +87,6 @@ impl GatedDelta {
     }
 }
 
-/// softplus, exact for large values.
-fn softplus(x: &Array) -> Array {
-    mx::logaddexp(x, 0.0)
-}
-
 impl Mixer for GatedDelta {
     fn forward(&self, x: &Array, _: &Step, cache: &mut dyn Cache) -> Array {
         let s = &self.spec;
@@ -100,7 +95,7 @@ impl Mixer for GatedDelta {
         let slots = cache.slots();
         let (mixed, tail) = causal_conv(&i.qkv, &self.conv1d, slots.take(0));
         slots.set(0, tail);
-        let mixed = &mixed * mixed.sigmoid();
+        let mixed = nn::silu(&mixed);
         let keys = s.key_heads * s.key_dim;
         let heads = |from: i32, to: i32, h: i32| mixed.slice_axis(-1, from..to).reshape([b, l, h, -1]);
         // unit length, with the readout scale in q: rms norms times powers of d^-1/2
@@ -110,7 +105,7 @@ impl Mixer for GatedDelta {
         let q = spread(unit(&heads(0, keys, s.key_heads)) * (inv * inv));
         let k = spread(unit(&heads(keys, 2 * keys, s.key_heads)) * inv);
         let v = heads(2 * keys, 2 * keys + s.value_heads * s.value_dim, s.value_heads);
-        let log_decay = -self.a_log.astype(Dtype::Float32).exp() * softplus(&(&i.a + self.dt_bias.value()));
+        let log_decay = -self.a_log.astype(Dtype::Float32).exp() * nn::softplus(&(&i.a + self.dt_bias.value()));
         // heads before tokens
         let [q, k, v] = [q, k, v].map(|a| a.transpose([0, 2, 1, 3]));
         let [g, beta] = [log_decay, i.b.sigmoid()].map(|a| a.swapaxes(1, 2).expand_dims(-1));
@@ -122,7 +117,7 @@ impl Mixer for GatedDelta {
         let normed = fast::rms_norm(&o.astype(x.dtype()), Some(self.norm.value()), s.eps);
         // the gate in float32, as published
         let z = i.z.astype(Dtype::Float32);
-        let gated = (&z * z.sigmoid() * normed.astype(Dtype::Float32)).astype(x.dtype());
+        let gated = nn::swiglu(&z, &normed.astype(Dtype::Float32)).astype(x.dtype());
         self.out_proj.forward(&gated.reshape([b, l, -1]))
     }
 }

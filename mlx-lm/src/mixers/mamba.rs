@@ -7,7 +7,7 @@ use crate::cache::Cache;
 use crate::decoder::Step;
 use crate::weights::Leaves;
 use mlx::nn::{Leaf, Linear, Module, Param};
-use mlx::{self as mx, Array, Dtype, fast};
+use mlx::{self as mx, Array, Dtype, fast, nn};
 
 /// Tokens whose states exist at the same time.
 const CHUNK: i32 = 64;
@@ -55,7 +55,7 @@ impl Mixer for Mamba {
         let slots = cache.slots();
         let parts = self.in_proj.forward(x).split(2, -1);
         let u = self.conv1d.forward(&parts[0], slots, 0);
-        let u = &u * u.sigmoid();
+        let u = nn::silu(&u);
         let p = self.x_proj.forward(&u).split_at(&[s.dt_rank, s.dt_rank + s.state], -1);
         let norm = |a: &Array, weight: &Option<Leaf<Param>>| match s.norms {
             MambaNorms::None => a.clone(),
@@ -63,7 +63,7 @@ impl Mixer for Mamba {
             MambaNorms::Learned { eps } => fast::rms_norm(a, weight.as_ref().map(|w| w.value()), eps),
         };
         let f = |a: &Array| a.astype(Dtype::Float32);
-        let dt = mx::logaddexp(f(&self.dt_proj.forward(&norm(&p[0], &self.dt_norm))), 0.0);
+        let dt = nn::softplus(&f(&self.dt_proj.forward(&norm(&p[0], &self.dt_norm))));
         let inputs = Inputs { dt, u: f(&u), b: f(&norm(&p[1], &self.b_norm)), c: f(&norm(&p[2], &self.c_norm)) };
         let a = -f(self.a_log.value()).exp();
         let (y, state) = scan(&inputs, &a, slots.take(1));
@@ -71,7 +71,7 @@ impl Mixer for Mamba {
         slots.advance(x.dim(1));
         let y = (y + &inputs.u * self.d.value()).astype(x.dtype());
         let z = &parts[1];
-        self.out_proj.forward(&(z * z.sigmoid() * y))
+        self.out_proj.forward(&nn::swiglu(z, &y))
     }
 }
 

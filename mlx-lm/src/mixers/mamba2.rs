@@ -7,7 +7,7 @@ use crate::cache::Cache;
 use crate::decoder::Step;
 use crate::weights::Leaves;
 use mlx::nn::{Leaf, Linear, Module, Param};
-use mlx::{self as mx, Array, Dtype, fast};
+use mlx::{self as mx, Array, Dtype, fast, nn};
 
 /// One mamba-2 mixer.
 #[derive(Module)]
@@ -44,7 +44,7 @@ pub(super) fn build(s: &blueprint::Mamba2, leaves: &Leaves) -> Result<Mamba2> {
 impl Mamba2 {
     fn gated_norm(&self, y: &Array, z: &Array) -> Array {
         let s = &self.spec;
-        let z = z * z.sigmoid();
+        let z = nn::silu(z);
         let Some(weight) = self.norm.as_ref().map(|n| n.value()) else {
             return y * z;
         };
@@ -68,12 +68,12 @@ impl Mixer for Mamba2 {
         let conv = inner + 2 * s.groups * s.state;
         let p = self.in_proj.forward(x).split_at(&[inner, inner + conv], -1);
         let y = self.conv1d.forward(&p[1], slots, 0);
-        let y = &y * y.sigmoid();
+        let y = nn::silu(&y);
         let parts = y.split_at(&[inner, inner + s.groups * s.state], -1);
         let heads = |a: &Array, n: i32| a.reshape([batch, l, n, -1]).transpose([0, 2, 1, 3]);
         let (u, b, c) = (heads(&parts[0], s.heads), heads(&parts[1], s.groups), heads(&parts[2], s.groups));
         let wide = |a: Array| if s.heads == s.groups { a } else { mx::repeat(&a, s.heads / s.groups, 1) };
-        let dt = mx::logaddexp(p[2].astype(Dtype::Float32) + self.dt_bias.value(), 0.0);
+        let dt = nn::softplus(&(p[2].astype(Dtype::Float32) + self.dt_bias.value()));
         let dt = mx::clip(&dt, Some(s.dt_limit.0), Some(s.dt_limit.1));
         let g = -(&dt * self.a_log.value().astype(Dtype::Float32).exp()).swapaxes(1, 2).expand_dims(-1);
         let v = &u * dt.swapaxes(1, 2).expand_dims(-1);

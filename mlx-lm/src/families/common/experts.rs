@@ -1,0 +1,69 @@
+//! Experts under the usual keys, and their tensors.
+
+use super::{Dims, size, size_or};
+use crate::Result;
+use crate::blueprint::{GroupScore, Groups, Mlp, Moe, Router};
+use crate::config::Config;
+use crate::weights::Tensors;
+
+/// Stacks published per-expert tensors of all layers: `model.layers.L.{from}.E.{leaf}` become
+/// `model.layers.L.{to}.{leaf}`, for weights, scales and biases of gate, up and down.
+pub fn stack_experts(t: &mut Tensors, layers: i32, experts: i32, from: &str, to: &str) -> Result<()> {
+    let leaves = [("gate_proj", "gate_proj"), ("up_proj", "up_proj"), ("down_proj", "down_proj")];
+    stack_experts_named(t, layers, experts, from, to, &leaves)
+}
+
+/// As [`stack_experts`], with the published leaf names and what they become (mixtral's w1, w3, w2).
+pub fn stack_experts_named(
+    t: &mut Tensors,
+    layers: i32,
+    experts: i32,
+    from: &str,
+    to: &str,
+    names: &[(&str, &str)],
+) -> Result<()> {
+    for l in 0..layers {
+        let layer = format!("model.layers.{l}");
+        for (old, new) in names {
+            for leaf in ["weight", "scales", "biases", "bias"] {
+                t.stack(experts, |e| format!("{layer}.{from}.{e}.{old}.{leaf}"), format!("{layer}.{to}.{new}.{leaf}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Width of the shared experts, if the config has any (`n_shared_experts`).
+pub fn shared_width(c: &Config) -> Result<Option<i32>> {
+    Ok(match c.opt_usize("n_shared_experts")? {
+        None | Some(0) => None,
+        Some(n) => Some(size(c, "moe_intermediate_size")? * n as i32),
+    })
+}
+
+/// Experts under DeepSeek-V3's keys: sigmoid scores, a correction bias, groups, shared experts.
+pub fn noaux_moe(c: &Config, d: &Dims) -> Result<Moe> {
+    let count = size_or(c, "n_group", 1)?;
+    let groups = Groups { count, top: size_or(c, "topk_group", 1)?, score: GroupScore::TopTwo, fill: 0.0 };
+    let top_k = size(c, "num_experts_per_tok")?;
+    let renormalise = top_k > 1 && c.flag_or("norm_topk_prob", true)?;
+    let router = Router::noaux(Some(groups), renormalise, c.f32_or("routed_scaling_factor", 1f32)?);
+    let moe = Moe::swiglu(d.hidden, size(c, "moe_intermediate_size")?, size(c, "n_routed_experts")?, top_k, router);
+    Ok(match shared_width(c)? {
+        Some(inner) => moe.shared("shared_experts", Mlp::swiglu(d.hidden, inner), None),
+        None => moe,
+    })
+}
+
+/// `{from}.gate_up_proj` [E, D, 2 I] and `{from}.down_proj` [E, I, D] become matrices [E, out, in] under `to`.
+pub fn split_joined_experts(t: &mut Tensors, inner: i32, from: &str, to: &str) -> Result<()> {
+    let (joined, outward) = (format!("{from}.gate_up_proj"), format!("{from}.down_proj"));
+    for name in t.select(|n| n.ends_with(&joined)) {
+        let layer = name.trim_end_matches(joined.as_str());
+        let [gate, up, down] = ["gate_proj", "up_proj", "down_proj"].map(|p| format!("{layer}{to}.{p}.weight"));
+        t.split(&name, -1, &[(inner, &gate), (inner, &up)])?;
+        t.rename(&format!("{layer}{outward}"), down.as_str())?;
+        t.transpose_where(|n| [&gate, &up, &down].iter().any(|m| *m == n))?;
+    }
+    Ok(())
+}

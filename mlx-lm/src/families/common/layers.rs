@@ -1,0 +1,66 @@
+//! Attention, norms and layers of the usual forms.
+
+use super::Dims;
+use crate::Result;
+use crate::blueprint::{Attention, Blueprint, Branch, Layer, Mlp, Norm, Rope, Spec};
+use crate::config::Config;
+
+/// Attention of the usual form, with the config's rotary embedding.
+pub fn attention(c: &Config, d: &Dims) -> Result<Attention> {
+    Ok(Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim).rope(rope(c, d)?))
+}
+
+/// The config's rotary embedding over the whole head.
+pub fn rope(c: &Config, d: &Dims) -> Result<Rope> {
+    Ok(Rope::from_config(&c.rope()?, d.head_dim, 10_000.0).traditional(c.flag_or("rope_traditional", false)?))
+}
+
+/// SwiGLU of the config's width.
+pub fn swiglu(d: &Dims) -> Mlp {
+    Mlp::swiglu(d.hidden, d.inner)
+}
+
+/// The RMS norm of the config's eps.
+pub fn rms(d: &Dims) -> Norm {
+    Norm::rms(d.eps)
+}
+
+/// The llama shape: `input_layernorm`, `self_attn`, `post_attention_layernorm`, `mlp` in every layer.
+pub fn llama_shape(d: &Dims, mixer: Attention, mlp: Mlp, tied: bool) -> Blueprint {
+    let layer = llama_layer(d, mixer, mlp);
+    Blueprint::new(d.vocab, d.hidden, rms(d), tied, vec![layer; d.layers as usize])
+}
+
+/// One layer of the llama shape.
+pub fn llama_layer(d: &Dims, mixer: impl Spec, ffn: impl Spec) -> Layer {
+    Layer::sequential([
+        Branch::mixer("input_layernorm", rms(d), "self_attn", mixer),
+        Branch::ffn("post_attention_layernorm", rms(d), "mlp", ffn),
+    ])
+}
+
+/// Which layers slide: `layer_types`, or the family's rule for layer i.
+pub fn sliding_layers(c: &Config, layers: i32, rule: impl Fn(i32) -> bool) -> Result<Vec<bool>> {
+    match c.opt_strings("layer_types")? {
+        Some(types) if types.len() < layers as usize => {
+            Err(c.error("layer_types", format!("{} entries for {layers} layers", types.len())))
+        }
+        Some(types) => Ok(types.iter().map(|t| t == "sliding_attention").collect()),
+        None => Ok((0..layers).map(rule).collect()),
+    }
+}
+
+/// A layer with norms on the input and the output of both branches; an empty name leaves that norm out.
+pub fn sandwich_layer(norms: [&str; 4], norm: Norm, mixer: impl Spec, ffn: impl Spec) -> Layer {
+    let finish = |mut b: Branch, before: &str, after: &str| {
+        if before.is_empty() {
+            b = b.no_norm();
+        }
+        if after.is_empty() { b } else { b.post_norm(after, norm) }
+    };
+    let [a, b, e, f] = norms;
+    Layer::sequential([
+        finish(Branch::mixer(a, norm, "self_attn", mixer), a, b),
+        finish(Branch::ffn(e, norm, "mlp", ffn), e, f),
+    ])
+}
