@@ -14,6 +14,7 @@ pub mod ffn;
 pub mod generate;
 pub mod hub;
 pub mod mixers;
+pub mod parts;
 pub mod perplexity;
 pub mod tokenizer;
 pub mod train;

@@ -2,7 +2,7 @@
 //!
 //! A family turns a [`Config`](crate::config::Config) into a [`Blueprint`]; `decoder` builds it from a checkpoint.
 //! Parts are open: a mixer, ffn or block is any type that implements [`Spec`], built by what the
-//! [`Registry`](crate::decoder::Registry) holds for it. Leaf names are the checkpoint's own, so that parameter paths
+//! [`Registry`](crate::parts::Registry) holds for it. Leaf names are the checkpoint's own, so that parameter paths
 //! equal Python mlx-lm's.
 
 pub mod attention;

@@ -1,13 +1,10 @@
 //! Several residual streams of which a layer computes one and corrects the others (gemma3n).
 
-use super::norm::Norm;
-use super::prologue::{PerLayerInputs, Prologue};
-use super::{Block, Registry, Step};
+use super::prologue::PerLayerInputs;
 use crate::Result;
 use crate::blueprint::{self, AltUp as Spec, AltUpLayer as LayerSpec, LayerInput as InputSpec};
 use crate::cache::Cache;
-use crate::ffn::Ffn;
-use crate::mixers::Mixer;
+use crate::parts::{Block, Ffn, Mixer, Norm, Prologue, Registry, Step};
 use crate::weights::Leaves;
 use mlx::nn::{Leaf, Linear, Module, Param};
 use mlx::{self as mx, Array, Dtype};

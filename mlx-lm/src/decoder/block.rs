@@ -1,28 +1,13 @@
 //! Layers: residual streams around sublayers.
 
-use super::norm::Norm;
-use super::{Around, Registry, Step};
 use crate::Result;
 use crate::blueprint::{Branch as BranchSpec, BranchPart, Layer, LayerBody};
 use crate::cache::Cache;
-use crate::ffn::Ffn;
-use crate::mixers::Mixer;
+use crate::parts::{Around, Block, Ffn, Mixer, Norm, Registry, Step};
 use crate::weights::Leaves;
 use mlx::nn::module::{LayerMut, Param, Path};
 use mlx::nn::{Leaf, Module};
 use mlx::{self as mx, Array, Dtype};
-
-/// One layer: x [B, L, D] -> [B, L, D].
-pub trait Block: Module {
-    fn forward(&self, x: Array, step: &Step, cache: &mut dyn Cache) -> Array;
-
-    /// Weights that a step of one token per row reads first.
-    fn first_weights(&self) -> [Option<&Array>; 2] {
-        [None, None]
-    }
-}
-
-pub(super) fn register(_: &mut Registry) {}
 
 pub(super) fn build(layer: &Layer, hidden: i32, r: &Registry, leaves: &Leaves) -> Result<Box<dyn Block>> {
     let branches = |specs: &[BranchSpec]| {

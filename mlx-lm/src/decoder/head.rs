@@ -1,9 +1,9 @@
 //! Both ends of a decoder: ids to hidden states, hidden states to logits.
 
-use super::norm::Norm;
 use crate::Result;
 use crate::blueprint::{self, Blueprint, Tied};
 use crate::cache::Caches;
+use crate::parts::Norm;
 use crate::weights::Leaves;
 use mlx::nn::module::{LayerMut, Param, Path};
 use mlx::nn::{Embedding, Leaf, Linear, Module};

@@ -4,27 +4,34 @@ mod altup;
 mod block;
 mod head;
 mod load;
-pub mod norm;
 mod prologue;
 mod random;
-mod registry;
-mod step;
 
-pub use block::Block;
+pub use crate::parts::{Block, Prologue, Registry, Step};
 pub use load::{LoadOptions, Model};
-pub use prologue::Prologue;
-pub use registry::Registry;
-pub use step::{Around, SharedKv, Step};
 
 use crate::blueprint::{Blueprint, CacheKind};
 use crate::cache::{self, Cache, Caches};
+use crate::parts::Norm;
 use crate::weights::Leaves;
 use crate::{Error, Result};
+use crate::{ffn, mixers};
 use head::{Embed, Head};
 use mlx::nn::module::{LayerMut, Param, Path};
 use mlx::nn::{Leaf, Module};
 use mlx::{Array, fast};
-use norm::Norm;
+
+impl Registry {
+    /// All parts of this crate.
+    pub fn builtin() -> Self {
+        let mut r = Registry::default();
+        mixers::register(&mut r);
+        ffn::register(&mut r);
+        prologue::register(&mut r);
+        altup::register(&mut r);
+        r
+    }
+}
 
 /// A causal language model: token ids [B, L] to logits [B, L, V].
 pub struct Decoder {

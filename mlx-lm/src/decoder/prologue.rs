@@ -1,22 +1,11 @@
 //! What runs once per pass around all layers: arrays that every layer needs, and wider residual streams.
 
-use super::norm::Norm;
-use super::{Registry, Step};
 use crate::Result;
 use crate::blueprint::{KeepEmbeddings, Norm as NormSpec, PerLayerInputs as Spec};
+use crate::parts::{Norm, Prologue, Registry, Step};
 use crate::weights::Leaves;
 use mlx::nn::{Embedding, Leaf, Linear, Module};
 use mlx::{self as mx, Array};
-
-/// Runs before the first layer and after the last one.
-pub trait Prologue: Module {
-    /// Embeddings [B, L, D] to what the first layer gets.
-    fn before(&self, h: Array, step: &Step) -> Array;
-    /// What the last layer gave to [B, L, D].
-    fn after(&self, h: Array, _step: &Step) -> Array {
-        h
-    }
-}
 
 pub(super) fn register(r: &mut Registry) {
     r.prologue(PerLayerInputs::load);

@@ -6,7 +6,6 @@ use crate::Result;
 use crate::blueprint::{Attention, Beside, Blueprint, Branch, GatedNorm, Layer, Mamba2, Mlp, Rope};
 use crate::config::Config;
 use crate::weights::Tensors;
-use mlx::{self as mx, Array};
 use std::rc::Rc;
 
 pub const FAMILY: Family = Family { model_types: &["falcon_h1"], blueprint, checkpoint };
@@ -80,14 +79,13 @@ fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
         ("down_proj.weight", down as f32),
     ];
     for (suffix, by) in factors {
-        t.change_where(|n| n.ends_with(suffix), |w| w * by)?;
+        t.scale_where(|n| n.ends_with(suffix), by)?;
     }
-    let rows = mup_rows(c)?;
-    t.change_where(|n| n.ends_with("in_proj.weight"), |w| &w * rows.astype(w.dtype()))
+    t.scale_rows_where(|n| n.ends_with("in_proj.weight"), &input_factors(c)?)
 }
 
-/// The factor of each row of `in_proj` [rows, 1]: gates, inputs, B, C, time steps.
-fn mup_rows(c: &Config) -> Result<Array> {
+/// The rows of `in_proj`, (how many, their factor): gates, inputs, B, C, time steps.
+fn input_factors(c: &Config) -> Result<Vec<(i32, f32)>> {
     let m = mamba(c, &dims(c)?)?;
     let (inner, group) = (m.heads * m.head_dim, m.groups * m.state);
     let sizes = [inner, inner, group, group, m.heads];
@@ -96,6 +94,5 @@ fn mup_rows(c: &Config) -> Result<Array> {
         return Err(c.error("ssm_multipliers", format!("expected {} numbers", sizes.len())));
     }
     let all = c.f32_or("ssm_in_multiplier", 1.0f32)?;
-    let rows = sizes.iter().zip(factors).map(|(&n, f)| mx::full([n, 1], f as f32 * all, Some(mx::Dtype::Float32)));
-    Ok(mx::concatenate(&rows.collect::<Vec<_>>(), 0))
+    Ok(sizes.into_iter().zip(factors).map(|(n, f)| (n, f as f32 * all)).collect())
 }

@@ -91,11 +91,7 @@ fn experts(c: &Config, hidden: i32) -> Result<Moe> {
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     t.drop_where(|n| n.starts_with("vision_tower.") || n.starts_with("multi_modal_projector."));
-    for name in t.select(|n| n.ends_with("conv.weight")) {
-        if t.shape(&name).is_some_and(|s| s.len() == 3 && s[2] > s[1]) {
-            t.change(&name, |a| a.swapaxes(1, 2))?;
-        }
-    }
+    t.conv_last("conv.weight")?;
     if !has_experts(c) {
         return Ok(());
     }

@@ -96,7 +96,7 @@ fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     // published norms are stored as weight - 1; the layout of other tensors tells whether this checkpoint is published
     if if is_next(c) { published_experts } else { published_conv } {
         let norms = ["input_layernorm.weight", "post_attention_layernorm.weight", "model.norm.weight", "q_norm.weight", "k_norm.weight"];
-        t.change_where(|n| norms.iter().any(|s| n.ends_with(s)), |a| a + 1.0)?;
+        t.shift_where(|n| norms.iter().any(|s| n.ends_with(s)), 1.0)?;
     }
     Ok(())
 }

@@ -3,8 +3,7 @@
 use super::{Experts, Ffn, Mlp, mlp};
 use crate::Result;
 use crate::blueprint::{self, DualMoe as Spec, Router};
-use crate::decoder::norm::Norm;
-use crate::decoder::{Registry, Step};
+use crate::parts::{Norm, Registry, Step};
 use crate::weights::Leaves;
 use mlx::nn::{Leaf, Linear, Module, Param};
 use mlx::{self as mx, Array};

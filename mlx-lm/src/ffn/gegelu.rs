@@ -3,7 +3,7 @@
 use super::{Ffn, activation};
 use crate::Result;
 use crate::blueprint::{Activation, GegeluMlp as Spec};
-use crate::decoder::Step;
+use crate::parts::Step;
 use crate::weights::Leaves;
 use mlx::nn::{Leaf, Linear, Module};
 use mlx::{self as mx, Array};

@@ -3,7 +3,7 @@
 use super::Ffn;
 use crate::Result;
 use crate::blueprint::{EmbedSkip as SkipSpec, LinearFfn as Spec};
-use crate::decoder::Step;
+use crate::parts::Step;
 use crate::weights::Leaves;
 use mlx::Array;
 use mlx::nn::{Leaf, Linear, Module};

@@ -3,8 +3,7 @@
 use super::{Ffn, activation};
 use crate::Result;
 use crate::blueprint::{self, MlpNames};
-use crate::decoder::norm::Norm;
-use crate::decoder::{Around, Step};
+use crate::parts::{Around, Norm, Step};
 use crate::weights::Leaves;
 use mlx::Array;
 use mlx::fast::{self, Fused, Matrix};

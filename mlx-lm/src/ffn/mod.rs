@@ -14,24 +14,9 @@ pub use experts::Experts;
 pub use mlp::Mlp;
 pub use moe::{Moe, route};
 
-use crate::decoder::{Around, Registry, Step};
-use mlx::Array;
-use mlx::nn::Module;
+pub use crate::parts::Ffn;
 
-/// x [B, L, D] -> [B, L, D], token by token.
-pub trait Ffn: Module {
-    fn forward(&self, x: &Array, step: &Step) -> Array;
-
-    /// `x + forward(rms_norm(x))` of one token per row in few kernels; `None` where there are none for this part.
-    fn fused(&self, _x: &Array, _around: &Around<'_>) -> Option<Array> {
-        None
-    }
-
-    /// Weights that [`fused`](Self::fused) reads first.
-    fn first_weights(&self) -> [Option<&Array>; 2] {
-        [None, None]
-    }
-}
+use crate::parts::Registry;
 
 /// All ffns of this crate.
 pub fn register(r: &mut Registry) {

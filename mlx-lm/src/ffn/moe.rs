@@ -3,7 +3,7 @@
 use super::{Ffn, experts::Experts};
 use crate::Result;
 use crate::blueprint::{self, GroupScore, Groups, RouterWeights, Scoring};
-use crate::decoder::{Around, Registry, Step};
+use crate::parts::{Around, Registry, Step};
 use crate::weights::Leaves;
 use mlx::fast::{RouteScores, RouteWeights, Routing};
 use mlx::nn::{Leaf, Linear, Module, Param};

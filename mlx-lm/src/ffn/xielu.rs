@@ -3,7 +3,7 @@
 use super::Ffn;
 use crate::Result;
 use crate::blueprint::XieluMlp as Spec;
-use crate::decoder::Step;
+use crate::parts::Step;
 use crate::weights::Leaves;
 use mlx::nn::{Leaf, Linear, Module, Param};
 use mlx::{self as mx, Array, nn};

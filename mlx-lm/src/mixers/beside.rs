@@ -4,7 +4,7 @@ use super::Mixer;
 use crate::Result;
 use crate::blueprint;
 use crate::cache::Cache;
-use crate::decoder::{Registry, Step};
+use crate::parts::{Registry, Step};
 use crate::weights::Leaves;
 use mlx::Array;
 use mlx::nn::{Leaf, Module};

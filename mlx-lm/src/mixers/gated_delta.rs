@@ -6,7 +6,7 @@ use super::linear::{self, delta};
 use crate::Result;
 use crate::blueprint::{self, GatedDeltaLayout};
 use crate::cache::Cache;
-use crate::decoder::Step;
+use crate::parts::Step;
 use crate::weights::Leaves;
 use mlx::nn::{Leaf, Linear, Module, Param};
 use mlx::{self as mx, Array, Dtype, fast, nn};

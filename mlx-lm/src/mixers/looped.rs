@@ -4,7 +4,7 @@ use super::{Mixer, attention, rope::Rope};
 use crate::Result;
 use crate::blueprint::Looped as Spec;
 use crate::cache::{Attend, Cache, sdpa};
-use crate::decoder::{SharedKv, Step};
+use crate::parts::{SharedKv, Step};
 use crate::weights::Leaves;
 use mlx::Array;
 use mlx::fast::Mask;

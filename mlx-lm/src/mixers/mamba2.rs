@@ -4,7 +4,7 @@ use super::{Mixer, conv::CausalConv, linear};
 use crate::Result;
 use crate::blueprint::{self, GatedNorm};
 use crate::cache::Cache;
-use crate::decoder::Step;
+use crate::parts::Step;
 use crate::weights::Leaves;
 use mlx::nn::{Leaf, Linear, Module, Param};
 use mlx::{self as mx, Array, Dtype, fast, nn};

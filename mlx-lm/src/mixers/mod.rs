@@ -21,26 +21,9 @@ pub use attention::Attention;
 pub use gated_delta::GatedDelta;
 pub use mla::Mla;
 
-use crate::cache::Cache;
-use crate::decoder::{Around, Registry, Step};
-use mlx::Array;
-use mlx::nn::Module;
+pub use crate::parts::Mixer;
 
-/// x [B, L, D] -> [B, L, D], with what the layer remembers.
-pub trait Mixer: Module {
-    fn forward(&self, x: &Array, step: &Step, cache: &mut dyn Cache) -> Array;
-
-    /// `x + forward(rms_norm(x))` of one token per row in few kernels; `None` where there are none for this mixer. The
-    /// cache is then untouched.
-    fn fused(&self, _x: &Array, _around: &Around<'_>, _cache: &mut dyn Cache) -> Option<Array> {
-        None
-    }
-
-    /// Weights that [`fused`](Self::fused) reads first.
-    fn first_weights(&self) -> [Option<&Array>; 2] {
-        [None, None]
-    }
-}
+use crate::parts::Registry;
 
 /// All mixers of this crate.
 pub fn register(r: &mut Registry) {

@@ -4,7 +4,7 @@ use super::{Mixer, conv::CausalConv};
 use crate::Result;
 use crate::blueprint;
 use crate::cache::Cache;
-use crate::decoder::Step;
+use crate::parts::Step;
 use crate::weights::Leaves;
 use mlx::Array;
 use mlx::nn::{Leaf, Linear, Module};

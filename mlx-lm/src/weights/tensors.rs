@@ -133,7 +133,7 @@ impl Tensors {
         Ok(())
     }
     /// Changes every tensor whose name `which` accepts.
-    pub fn change_where(&mut self, which: impl Fn(&str) -> bool, f: impl Fn(Array) -> Array) -> Result<()> {
+    fn change_where(&mut self, which: impl Fn(&str) -> bool, f: impl Fn(Array) -> Array) -> Result<()> {
         let names: Vec<String> = self.names().filter(|n| which(n)).map(String::from).collect();
         names.iter().try_for_each(|n| self.change(n, &f))
     }
@@ -223,6 +223,17 @@ impl Tensors {
     /// Adds a number to every tensor whose name `which` accepts (norms published as weight - 1).
     pub fn shift_where(&mut self, which: impl Fn(&str) -> bool, by: f32) -> Result<()> {
         self.change_where(which, |a| a + by)
+    }
+
+    /// Multiplies every tensor whose name `which` accepts (falcon_h1's multipliers).
+    pub fn scale_where(&mut self, which: impl Fn(&str) -> bool, by: f32) -> Result<()> {
+        self.change_where(which, |a| a * by)
+    }
+
+    /// Multiplies blocks of rows, one after the other, by a factor each: (rows, factor).
+    pub fn scale_rows_where(&mut self, which: impl Fn(&str) -> bool, blocks: &[(i32, f32)]) -> Result<()> {
+        let parts: Vec<Array> = blocks.iter().map(|&(n, by)| mx::full([n, 1], by, Some(mx::Dtype::Float32))).collect();
+        self.change_where(which, |w| &w * mx::concatenate(&parts, 0).astype(w.dtype()))
     }
 
     /// Divides each column of a matrix by its length + eps.

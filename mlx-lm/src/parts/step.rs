@@ -69,7 +69,7 @@ impl<'a> Step<'a> {
         self.next.borrow().clone()
     }
 
-    pub(super) fn set_next_weights(&self, next: [Option<&Array>; 2]) {
+    pub(crate) fn set_next_weights(&self, next: [Option<&Array>; 2]) {
         *self.next.borrow_mut() = next.map(|a| a.cloned());
     }
 

@@ -1,10 +1,7 @@
 //! Which code builds which part of a blueprint.
 
-use super::block::Block;
-use super::prologue::Prologue;
+use super::{Block, Ffn, Mixer, Prologue};
 use crate::blueprint::Spec;
-use crate::ffn::{self, Ffn};
-use crate::mixers::{self, Mixer};
 use crate::weights::Leaves;
 use crate::{Error, Result};
 use std::any::TypeId;
@@ -49,17 +46,6 @@ macro_rules! entry {
 }
 
 impl Registry {
-    /// All parts of this crate.
-    pub fn builtin() -> Self {
-        let mut r = Registry::default();
-        mixers::register(&mut r);
-        ffn::register(&mut r);
-        super::block::register(&mut r);
-        super::prologue::register(&mut r);
-        super::altup::register(&mut r);
-        r
-    }
-
     /// Registers a sequence mixer for its part type.
     pub fn mixer<S: Spec, M: Mixer + 'static>(&mut self, build: impl Fn(&S, &Leaves) -> Result<M> + 'static) {
         let build = move |s: &S, l: &Leaves, _: &Registry| build(s, l);
