@@ -128,6 +128,9 @@ pub fn run(args: Args) -> Result<()> {
     if !config.train && !config.test {
         bail!("nothing to do: give --train or --test");
     }
+    if !config.data.is_dir() {
+        bail!("{}: no such directory", config.data.display());
+    }
     ui::catch_ctrl_c()?;
     let model = ModelArgs { model: config.model.clone(), revision: None, adapter_path: None, device: args.device };
     let mut lm = model.load()?;
