@@ -16,6 +16,14 @@ use mlx_lm::cache::{
 use mlx_lm::generate::{TokenOptions, Tokens};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{RwLock, RwLockReadGuard};
+
+/// MLX counts memory for the whole process: the test that reads it runs alone.
+static ALONE: RwLock<()> = RwLock::new(());
+
+fn beside_others() -> RwLockReadGuard<'static, ()> {
+    ALONE.read().unwrap_or_else(|e| e.into_inner())
+}
 
 fn model(name: &str) -> Model {
     let c = case::all("families").into_iter().find(|c| c["case"] == name).unwrap();
@@ -35,6 +43,7 @@ fn generate(m: &Model, caches: &mut Caches, n: usize, kv_quant: Option<KvQuant>)
 /// Bytes that live beside the caches do not grow with the number of tokens. One test: counters are the process's.
 #[test]
 fn memory_is_flat_over_128_512_1024_and_2048_tokens() {
+    let _alone = ALONE.write().unwrap_or_else(|e| e.into_inner());
     let m = model("qwen3.hd32");
     let quant = KvQuant { bits: 8, group_size: 32, start: 0 };
     for (kind, limit, quant) in [("plain", None, None), ("bounded", Some(64), None), ("packed", None, Some(quant))] {
@@ -77,6 +86,7 @@ fn arrays(c: &dyn Cache) -> Vec<Vec<f32>> {
 
 #[test]
 fn prompt_caches_come_back_from_disk_as_they_were() {
+    let _guard = beside_others();
     let mut slots = Slots::new(2);
     slots.set(1, random(2, 9));
     let list = CacheList::new(vec![filled(Box::new(KvCache::new()), &[4]), Box::new(slots.clone())]);
@@ -111,6 +121,7 @@ fn prompt_caches_come_back_from_disk_as_they_were() {
 /// What new tokens see must start with their chunk, however the prompt is cut and however often old tokens are dropped.
 #[test]
 fn chunked_caches_show_the_current_chunk_and_stay_small() {
+    let _guard = beside_others();
     const CHUNK: i32 = 300;
     let mut c: Box<dyn Cache> = Box::new(ChunkedKvCache::new(CHUNK));
     let mut all: Vec<f32> = Vec::new();
@@ -134,6 +145,7 @@ fn chunked_caches_show_the_current_chunk_and_stay_small() {
 
 #[test]
 fn pythons_prompt_caches_are_read() {
+    let _guard = beside_others();
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/cache/python.safetensors");
     let p = PromptCache::load(file).unwrap();
     let kinds: Vec<&str> = p.caches.iter().map(|c| c.kind()).collect();
@@ -146,6 +158,7 @@ fn pythons_prompt_caches_are_read() {
 
 #[test]
 fn rows_join_and_leave_without_changing_each_other() {
+    let _guard = beside_others();
     let kinds: [fn() -> Box<dyn Cache>; 3] = [
         || Box::new(KvCache::new()),
         || Box::new(RotatingKvCache::new(8, 0)),

@@ -85,16 +85,8 @@ impl Cache for ChunkedKvCache {
         self.buffers = self.buffers.take().map(|(k, v)| (take_rows(&k, rows), take_rows(&v, rows)));
         Ok(())
     }
-    fn row(&self, i: usize) -> Result<Box<dyn Cache>> {
-        let mut one = self.clone();
-        one.keep_rows(&[i])?;
-        Ok(Box::new(one))
-    }
     fn state(&self) -> State {
-        let array = |a: Option<&Array>| a.map_or(State::None, |a| State::Array(a.clone()));
-        let b = self.buffers.as_ref();
-        let ints = [self.offset, self.size, self.start].map(|n| State::Int(n.into()));
-        State::List([array(b.map(|b| &b.0)), array(b.map(|b| &b.1))].into_iter().chain(ints).collect())
+        State::of_buffers(self.buffers.as_ref(), [self.offset, self.size, self.start])
     }
     fn boxed_clone(&self) -> Box<dyn Cache> {
         Box::new(self.clone())

@@ -21,6 +21,14 @@ pub enum State {
 }
 
 impl State {
+    /// Keys and values, if there are any, and the numbers that go with them.
+    pub(super) fn of_buffers<const N: usize>(kv: Option<&(Array, Array)>, numbers: [i32; N]) -> State {
+        let arrays = match kv {
+            Some((k, v)) => [State::Array(k.clone()), State::Array(v.clone())],
+            None => [State::None, State::None],
+        };
+        State::List(arrays.into_iter().chain(numbers.map(|n| State::Int(n.into()))).collect())
+    }
     pub(super) fn array(&self) -> Option<&Array> {
         if let State::Array(a) = self { Some(a) } else { None }
     }

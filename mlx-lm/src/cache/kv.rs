@@ -1,7 +1,7 @@
 //! All keys and values, in buffers that grow by whole steps.
 
 use super::padding::Padding;
-use super::{Cache, Kv, MaskKey, Position, QuantizedKvCache, State, causal_mask, take_rows};
+use super::{Cache, Kv, MaskKey, Position, QuantizedKvCache, State, take_rows};
 use crate::{Error, Result};
 use mlx::fast::{DecodeAttention, KvBuffers, Mask, Place};
 use mlx::{self as mx, Array, Dtype};
@@ -139,31 +139,21 @@ impl Cache for KvCache {
         };
         self.offset = len;
         self.starts = None;
-        self.padding = Padding::new(a.iter().map(|p| p + da).chain(b.iter().map(|p| p + db)).collect());
+        self.padding = Padding::join((a, da), (b, db));
         Ok(())
     }
     fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {
-        let all = self.padding.of(self.rows());
-        let kept: Vec<i32> = rows.iter().filter_map(|&r| all.get(r).copied()).collect();
         // padding that all rows share is cut
-        let common = kept.iter().min().copied().unwrap_or(0);
+        let (common, padding) = self.padding.keep(self.rows(), rows);
         let cut = |a: &Array| take_rows(&a.slice_axis(2, common..a.dim(2)), rows);
         self.buffers = self.fetch().map(|(k, v)| KvBuffers::new(cut(&k), cut(&v)));
         self.offset -= common;
         self.starts = None;
-        self.padding = Padding::new(kept.iter().map(|p| p - common).collect());
+        self.padding = padding;
         Ok(())
     }
-    fn row(&self, i: usize) -> Result<Box<dyn Cache>> {
-        let mut one = self.clone();
-        one.keep_rows(&[i])?;
-        Ok(Box::new(one))
-    }
     fn state(&self) -> State {
-        let array = |a: Option<&Array>| a.map_or(State::None, |a| State::Array(a.clone()));
-        let b = self.buffers.as_ref().map(KvBuffers::arrays);
-        let b = b.as_ref();
-        State::List(vec![array(b.map(|b| &b.0)), array(b.map(|b| &b.1)), State::Int(self.offset.into())])
+        State::of_buffers(self.buffers.as_ref().map(KvBuffers::arrays).as_ref(), [self.offset])
     }
     fn boxed_clone(&self) -> Box<dyn Cache> {
         Box::new(self.clone())
@@ -198,14 +188,7 @@ impl Kv for KvCache {
     }
 
     fn mask(&self, n: i32, window: Option<i32>, as_array: bool) -> Mask {
-        let beyond = window.is_some_and(|w| self.offset + n > w);
-        match n {
-            _ if as_array || beyond || !self.padding.is_empty() => {
-                Mask::Array(causal_mask(n, self.offset, window, self.padding.array().as_ref()))
-            }
-            1 => Mask::None,
-            _ => Mask::Causal,
-        }
+        self.padding.mask(self.offset, n, window, as_array)
     }
 
     fn mask_key(&self) -> MaskKey {

@@ -61,9 +61,6 @@ impl Cache for CacheList {
     fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {
         self.parts.iter_mut().try_for_each(|p| p.keep_rows(rows))
     }
-    fn row(&self, i: usize) -> Result<Box<dyn Cache>> {
-        Ok(Box::new(CacheList { parts: self.parts.iter().map(|p| p.row(i)).collect::<Result<_>>()? }))
-    }
     fn state(&self) -> State {
         let item = |p: &dyn Cache| State::List(vec![p.state(), State::Text(p.kind().into())]);
         State::List(self.parts.iter().map(|p| item(p.as_ref())).collect())

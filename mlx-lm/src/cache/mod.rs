@@ -75,8 +75,10 @@ pub trait Cache: Any {
         Err(cannot_batch(self.kind()))
     }
     /// A cache of one row, without padding.
-    fn row(&self, _i: usize) -> Result<Box<dyn Cache>> {
-        Err(cannot_batch(self.kind()))
+    fn row(&self, i: usize) -> Result<Box<dyn Cache>> {
+        let mut one = self.boxed_clone();
+        one.keep_rows(&[i])?;
+        Ok(one)
     }
     /// The state as prompt-cache files hold it.
     fn state(&self) -> State {
@@ -203,19 +205,26 @@ fn capped(q: &Array, k: &Array, v: &Array, a: Attend<'_>, cap: f32) -> Array {
     let groups = k.dim(1);
     let q = (q * a.scale).reshape([b, groups, h / groups, l, d]);
     let (k, v) = (k.expand_dims(2), v.expand_dims(2));
-    let mut scores = (q.matmul(&k.swapaxes(-1, -2)) / cap).tanh() * cap;
-    let s = scores.dim(-1);
-    let mask = match a.mask {
+    let scores = (q.matmul(&k.swapaxes(-1, -2)) / cap).tanh() * cap;
+    attention_weights(scores, a.mask).matmul(&v).reshape([b, h, l, -1])
+}
+
+/// Scores [B, Hkv, H / Hkv, L, S] to the weights of the values, by a softmax in float32.
+fn attention_weights(scores: Array, mask: &Mask) -> Array {
+    let (l, s) = (scores.dim(-2), scores.dim(-1));
+    let mask = match mask {
         Mask::None => None,
         Mask::Causal => Some(causal_mask(l, s - l, None, None)),
         // a batch mask [B, 1, L, S] gets the axis of the groups
         Mask::Array(m) if m.ndim() == 4 => Some(m.expand_dims(2)),
         Mask::Array(m) => Some(m.clone()),
     };
-    if let Some(m) = mask {
-        scores = if m.dtype() == mx::Dtype::Bool { mx::where_(&m, &scores, lowest(&scores)) } else { scores + m };
-    }
-    mx::softmax_with(&scores, -1, true).matmul(&v).reshape([b, h, l, -1])
+    let scores = match mask {
+        None => scores,
+        Some(m) if m.dtype() == mx::Dtype::Bool => mx::where_(&m, &scores, lowest(&scores)),
+        Some(m) => scores + m,
+    };
+    mx::softmax_with(&scores, -1, true)
 }
 
 /// The most negative finite number of an array's dtype, as a 0-d array.

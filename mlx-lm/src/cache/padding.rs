@@ -1,7 +1,8 @@
 //! Rows of unequal length in one buffer: each starts after its own padding on the left.
 
-use super::{MaskKey, Position};
+use super::{MaskKey, Position, causal_mask};
 use mlx::Array;
+use mlx::fast::Mask;
 
 /// Padding of each row; empty for one row, or when no row has any.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -17,6 +18,28 @@ impl Padding {
     }
     pub fn new(rows: Vec<i32>) -> Self {
         Padding(if rows.iter().all(|&p| p == 0) { Vec::new() } else { rows })
+    }
+    /// Padding of the rows of both, which get `more` on top each.
+    pub fn join((a, more_a): (Vec<i32>, i32), (b, more_b): (Vec<i32>, i32)) -> Self {
+        Self::new(a.iter().map(|p| p + more_a).chain(b.iter().map(|p| p + more_b)).collect())
+    }
+    /// Padding of some of `n` rows, less what all of these share, and how much that is.
+    pub fn keep(&self, n: usize, rows: &[usize]) -> (i32, Self) {
+        let all = self.of(n);
+        let kept: Vec<i32> = rows.iter().filter_map(|&r| all.get(r).copied()).collect();
+        let common = kept.iter().min().copied().unwrap_or(0);
+        (common, Self::new(kept.iter().map(|p| p - common).collect()))
+    }
+    /// Which keys the next `n` queries see of a buffer that holds `len` and grows without end.
+    pub fn mask(&self, len: i32, n: i32, window: Option<i32>, as_array: bool) -> Mask {
+        let beyond = window.is_some_and(|w| len + n > w);
+        match n {
+            _ if as_array || beyond || !self.is_empty() => {
+                Mask::Array(causal_mask(n, len, window, self.array().as_ref()))
+            }
+            1 => Mask::None,
+            _ => Mask::Causal,
+        }
     }
     pub fn array(&self) -> Option<Array> {
         (!self.0.is_empty()).then(|| Array::from(self.0.clone()))

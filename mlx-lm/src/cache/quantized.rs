@@ -2,7 +2,7 @@
 
 use super::kv::STEP;
 use super::padding::Padding;
-use super::{Attend, Cache, Kv, MaskKey, Position, State, causal_mask, lowest, take_rows};
+use super::{Attend, Cache, Kv, MaskKey, Position, State, attention_weights, take_rows};
 use crate::{Error, Result};
 use mlx::fast::Mask;
 use mlx::{self as mx, Array, Dtype, Quant};
@@ -178,25 +178,18 @@ impl Cache for QuantizedKvCache {
         };
         self.buffers = Some((joined(self.seen(k), o.seen(k2)), joined(self.seen(v), o.seen(v2))));
         self.offset = len;
-        self.padding = Padding::new(a.iter().map(|p| p + da).chain(b.iter().map(|p| p + db)).collect());
+        self.padding = Padding::join((a, da), (b, db));
         Ok(())
     }
     fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {
-        let all = self.padding.of(self.rows());
-        let kept: Vec<i32> = rows.iter().filter_map(|&r| all.get(r).copied()).collect();
-        let common = kept.iter().min().copied().unwrap_or(0);
+        let (common, padding) = self.padding.keep(self.rows(), rows);
         let cut = |p: Packed| p.map(|a| take_rows(&a.slice_axis(2, common..a.dim(2)), rows));
         if let Some((k, v)) = &self.buffers {
             self.buffers = Some((cut(self.seen(k)), cut(self.seen(v))));
         }
         self.offset -= common;
-        self.padding = Padding::new(kept.iter().map(|p| p - common).collect());
+        self.padding = padding;
         Ok(())
-    }
-    fn row(&self, i: usize) -> Result<Box<dyn Cache>> {
-        let mut one = self.clone();
-        one.keep_rows(&[i])?;
-        Ok(Box::new(one))
     }
     fn state(&self) -> State {
         let side = |p: Option<&Packed>| {
@@ -226,14 +219,7 @@ impl Kv for QuantizedKvCache {
         Some((self.seen(k).dense(self.keys, self.dtype), self.seen(v).dense(self.values, self.dtype)))
     }
     fn mask(&self, n: i32, window: Option<i32>, as_array: bool) -> Mask {
-        let beyond = window.is_some_and(|w| self.offset + n > w);
-        match n {
-            _ if as_array || beyond || !self.padding.is_empty() => {
-                Mask::Array(causal_mask(n, self.offset, window, self.padding.array().as_ref()))
-            }
-            1 => Mask::None,
-            _ => Mask::Causal,
-        }
+        self.padding.mask(self.offset, n, window, as_array)
     }
     fn mask_key(&self) -> MaskKey {
         self.padding.key("quantized", self.offset, 0, 0)
@@ -253,18 +239,8 @@ impl Kv for QuantizedKvCache {
         let q = (q * a.scale).reshape([b, groups, h / groups, l, d]);
         let side = |p: Packed| p.map(|a| a.expand_dims(2));
         let (keys, values) = (side(keys), side(values));
-        let mut scores = mx::quantized_matmul(&q, &keys.0[0], &keys.0[1], Some(&keys.0[2]), true, self.keys);
-        let s = scores.dim(-1);
-        let mask = match a.mask {
-            Mask::None => None,
-            Mask::Causal => Some(causal_mask(l, s - l, None, None)),
-            Mask::Array(m) if m.ndim() == 4 => Some(m.expand_dims(2)),
-            Mask::Array(m) => Some(m.clone()),
-        };
-        if let Some(m) = mask {
-            scores = if m.dtype() == Dtype::Bool { mx::where_(&m, &scores, lowest(&scores)) } else { scores + m };
-        }
-        let weights = mx::softmax_with(&scores, -1, true);
+        let scores = mx::quantized_matmul(&q, &keys.0[0], &keys.0[1], Some(&keys.0[2]), true, self.keys);
+        let weights = attention_weights(scores, a.mask);
         mx::quantized_matmul(&weights, &values.0[0], &values.0[1], Some(&values.0[2]), false, self.values)
             .reshape([b, h, l, -1])
     }

@@ -180,33 +180,23 @@ impl Cache for RotatingKvCache {
             |x: &Array, y: &Array| mx::concatenate(&[pad_left(x, len - x.dim(2)), pad_left(y, len - y.dim(2))], 0);
         self.buffers = Some((joined(&k, &k2), joined(&v, &v2)));
         (self.offset, self.head) = (offset, len);
-        self.padding = Padding::new(a.iter().map(|p| p + da).chain(b.iter().map(|p| p + db)).collect());
+        self.padding = Padding::join((a, da), (b, db));
         Ok(())
     }
     fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {
-        let all = self.padding.of(self.rows());
-        let kept: Vec<i32> = rows.iter().filter_map(|&r| all.get(r).copied()).collect();
+        let (common, padding) = self.padding.keep(self.rows(), rows);
         let Some((k, v)) = self.ordered() else { return Ok(()) };
         // the longest row left decides how much of the ring is in use
-        let common = kept.iter().min().copied().unwrap_or(0);
         self.offset -= common;
         let len = k.dim(2).min(self.offset);
         let cut = |a: &Array| take_rows(&a.slice_axis(2, a.dim(2) - len..a.dim(2)), rows);
         self.buffers = Some((cut(&k), cut(&v)));
         self.head = len;
-        self.padding = Padding::new(kept.iter().map(|p| p - common).collect());
+        self.padding = padding;
         Ok(())
     }
-    fn row(&self, i: usize) -> Result<Box<dyn Cache>> {
-        let mut one = self.clone();
-        one.keep_rows(&[i])?;
-        Ok(Box::new(one))
-    }
     fn state(&self) -> State {
-        let array = |a: Option<&Array>| a.map_or(State::None, |a| State::Array(a.clone()));
-        let b = self.buffers.as_ref();
-        let ints = [self.offset, self.keep, self.size, self.head].map(|n| State::Int(n.into()));
-        State::List([array(b.map(|b| &b.0)), array(b.map(|b| &b.1))].into_iter().chain(ints).collect())
+        State::of_buffers(self.buffers.as_ref(), [self.offset, self.keep, self.size, self.head])
     }
     fn boxed_clone(&self) -> Box<dyn Cache> {
         Box::new(self.clone())

@@ -94,10 +94,6 @@ impl Cache for Slots {
         }
         Ok(())
     }
-    fn row(&self, i: usize) -> Result<Box<dyn Cache>> {
-        let slots = self.slots.iter().map(|s| s.as_ref().map(|a| take_rows(a, &[i]))).collect();
-        Ok(Box::new(Slots { slots, offset: self.offset }))
-    }
     fn state(&self) -> State {
         let slots = self.slots.iter().map(|s| s.clone().map_or(State::None, State::Array)).collect();
         State::List(vec![State::List(slots), State::None, State::None])
