@@ -1,13 +1,12 @@
 //! Trinity (afmoe): norms before and after both branches, gated attention, sliding layers rotate, full ones do not.
 
 use super::Family;
-use super::common::{
-    Dims, dims, plain_checkpoint, rms, rope, sandwich_layer, size, size_or, sliding_layers, stack_experts, swiglu,
+use super::common::{groups, Dims, dims, plain_checkpoint, rms, rope, sandwich_layer, size, size_or, sliding_layers, stack_experts, swiglu,
     tied_or,
 };
 use crate::Result;
 use crate::blueprint::{
-    Attention, Blueprint, EmbedScale, GroupScore, Groups, Mlp, Moe, OutputGate, QkNormKind, Router, Scoring,
+    Attention, Blueprint, EmbedScale, Mlp, Moe, OutputGate, QkNormKind, Router, Scoring,
 };
 use crate::config::Config;
 use crate::weights::Tensors;
@@ -19,12 +18,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let mut full = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim).qk_norm(QkNormKind::PerHead, rms(&d));
     full.gate = Some(OutputGate::Full { name: "gate_proj".into() });
     let local = full.clone().rope(rope(c, &d)?).sliding(size_or(c, "sliding_window", 2048)?);
-    let groups = Groups {
-        count: size_or(c, "n_group", 1)?,
-        top: size_or(c, "topk_group", 1)?,
-        score: GroupScore::TopTwo,
-        fill: 0.0,
-    };
+    let groups = groups(c, size_or(c, "num_experts", 128)?)?;
     let top_k = size_or(c, "num_experts_per_tok", 8)?;
     let renormalise = top_k > 1 && c.flag_or("route_norm", true)?;
     let mut router = Router::noaux(Some(groups), renormalise, c.f32_or("route_scale", 2.826f32)?);

@@ -1,10 +1,10 @@
 //! Ling (bailing): one matrix for q, k, v, softmax or sigmoid router with groups, shared experts.
 
 use super::Family;
-use super::common::{Dims, dims, plain_checkpoint, rms, size, size_or, stack_experts, swiglu, tied_or};
+use super::common::{groups, Dims, dims, plain_checkpoint, rms, size, size_or, stack_experts, swiglu, tied_or};
 use crate::Result;
 use crate::blueprint::{
-    Attention, Blueprint, Branch, FusedQkv, GroupScore, Groups, Layer, Mlp, Moe, QkNormKind, Rope, Router, Scoring,
+    Attention, Blueprint, Branch, FusedQkv, Groups, Layer, Mlp, Moe, QkNormKind, Rope, Router, Scoring,
 };
 use crate::config::Config;
 use crate::weights::Tensors;
@@ -28,12 +28,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     if c.flag_or("use_qk_norm", false)? {
         mixer = mixer.qk_norm_named(QkNormKind::PerHead, rms(&d), "query_layernorm", "key_layernorm", false);
     }
-    let groups = Groups {
-        count: size_or(c, "n_group", 1)?,
-        top: size_or(c, "topk_group", 4)?,
-        score: GroupScore::TopTwo,
-        fill: 0.0,
-    };
+    let groups = Groups { top: size_or(c, "topk_group", 4)?, ..groups(c, size(c, "num_experts")?)? };
     let top_k = size(c, "num_experts_per_tok")?;
     let renormalise = top_k > 1 && c.flag("norm_topk_prob")?;
     let mut router = Router::noaux(Some(groups), renormalise, c.f32_or("routed_scaling_factor", 1f32)?);

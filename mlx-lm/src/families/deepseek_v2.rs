@@ -1,7 +1,7 @@
 //! DeepSeek-V2: latent attention, experts chosen by softmax, if the config says so from the best groups only.
 
 use super::Family;
-use super::common::{dims, llama_layer, rms, shared_width, size, size_or, stack_experts, swiglu};
+use super::common::{groups, dims, llama_layer, rms, shared_width, size, size_or, stack_experts, swiglu};
 use super::deepseek_v3::{mla, split_kv_b};
 use crate::Result;
 use crate::blueprint::{Blueprint, GroupScore, Groups, Mlp, Moe, Router};
@@ -28,12 +28,7 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
 fn moe(c: &Config, hidden: i32, experts: i32) -> Result<Moe> {
     let grouped = c.opt_str("topk_method")?.is_some_and(|m| m == "group_limited_greedy");
     let groups = match grouped {
-        true => Some(Groups {
-            count: size(c, "n_group")?,
-            top: size(c, "topk_group")?,
-            score: GroupScore::Max,
-            fill: 0.0,
-        }),
+        true => Some(Groups { score: GroupScore::Max, ..groups(c, experts)? }),
         false => None,
     };
     let router = Router {

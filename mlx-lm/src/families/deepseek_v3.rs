@@ -2,8 +2,8 @@
 //! chosen by bias-corrected sigmoids within groups.
 
 use super::Family;
-use super::common::{Dims, dims, drop_extra_layers, llama_layer, rms, size, size_or, stack_experts};
-use crate::blueprint::{Blueprint, GroupScore, Groups, Layer, Mla, Mlp, Moe, Rope, Router, RouterWeights};
+use super::common::{groups, Dims, dims, drop_extra_layers, llama_layer, rms, size, size_or, stack_experts};
+use crate::blueprint::{Blueprint, Layer, Mla, Mlp, Moe, Rope, Router, RouterWeights};
 use crate::config::{Config, RopeKind};
 use crate::weights::Tensors;
 use crate::{Error, Result};
@@ -71,12 +71,7 @@ pub fn mla(c: &Config, d: &Dims) -> Result<Mla> {
 }
 
 fn moe(c: &Config, d: &Dims, experts: i32) -> Result<Moe> {
-    let groups = Groups {
-        count: size_or(c, "n_group", 1)?,
-        top: size_or(c, "topk_group", 1)?,
-        score: GroupScore::TopTwo,
-        fill: 0.0,
-    };
+    let groups = groups(c, experts)?;
     let top_k = size_or(c, "num_experts_per_tok", if lite(c) { 4 } else { 1 })?;
     let normalise = c.flag_or("norm_topk_prob", true)? && top_k > 1;
     let mut router =

@@ -1,11 +1,10 @@
 //! EXAONE MoE: sliding layers rotate, full ones do not; sigmoid router with correction bias, shared experts.
 
 use super::Family;
-use super::common::{
-    attention, dims, llama_layer, plain_checkpoint, rms, size, size_or, sliding_layers, stack_experts, swiglu, tied_or,
+use super::common::{groups, attention, dims, llama_layer, plain_checkpoint, rms, size, size_or, sliding_layers, stack_experts, swiglu, tied_or,
 };
 use crate::Result;
-use crate::blueprint::{Blueprint, GroupScore, Groups, Mlp, Moe, QkNormKind, Rope, Router};
+use crate::blueprint::{Blueprint, Mlp, Moe, QkNormKind, Rope, Router};
 use crate::config::Config;
 use crate::weights::Tensors;
 
@@ -17,12 +16,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         attention(c, &d)?.rope(Rope::from_config(&c.rope()?, d.head_dim, 1e6)).qk_norm(QkNormKind::PerHead, rms(&d));
     let slides = sliding_layers(c, d.layers, |_| false)?;
     let all_rotate = !slides.contains(&true);
-    let groups = Groups {
-        count: size_or(c, "n_group", 1)?,
-        top: size_or(c, "topk_group", 1)?,
-        score: GroupScore::TopTwo,
-        fill: 0.0,
-    };
+    let groups = groups(c, size(c, "num_experts")?)?;
     let top_k = size(c, "num_experts_per_tok")?;
     let renormalise = top_k > 1 && c.flag_or("norm_topk_prob", true)?;
     let router = Router::noaux(Some(groups), renormalise, c.f32_or("routed_scaling_factor", 2.5f32)?);

@@ -1,10 +1,10 @@
 //! Nemotron-H: one sublayer per layer, mamba-2, attention without positions, relu^2 MLPs or experts.
 
 use super::Family;
-use super::common::{check_groups, size, size_or, time_step_limit};
+use super::common::{groups, check_groups, size, size_or, time_step_limit};
 use crate::Result;
 use crate::blueprint::{
-    Activation, Attention, Blueprint, Branch, Experts, GatedNorm, GroupScore, Groups, Layer, Mamba2, Mlp, Moe, Norm, Router,
+    Activation, Attention, Blueprint, Branch, Experts, GatedNorm, Layer, Mamba2, Mlp, Moe, Norm, Router,
 };
 use crate::config::Config;
 use crate::weights::Tensors;
@@ -83,12 +83,7 @@ fn moe(c: &Config, hidden: i32) -> Result<Moe> {
     if c.has("moe_latent_size") && !c.is_null("moe_latent_size") {
         return Err(c.error("moe_latent_size", "experts in a latent space are not supported"));
     }
-    let groups = Groups {
-        count: size_or(c, "n_group", 1)?,
-        top: size_or(c, "topk_group", 1)?,
-        score: GroupScore::TopTwo,
-        fill: 0.0,
-    };
+    let groups = groups(c, size(c, "n_routed_experts")?)?;
     let top_k = size(c, "num_experts_per_tok")?;
     let renormalise = top_k > 1 && c.flag_or("norm_topk_prob", false)?;
     let router = Router::noaux(Some(groups), renormalise, c.f32_or("routed_scaling_factor", 1.0f32)?);

@@ -41,10 +41,26 @@ pub fn shared_width(c: &Config) -> Result<Option<i32>> {
     })
 }
 
+/// `n_group` groups of experts, of which the `topk_group` with the best two are chosen from (DeepSeek-V3).
+pub fn groups(c: &Config, experts: i32) -> Result<Groups> {
+    let groups = Groups {
+        count: size_or(c, "n_group", 1)?,
+        top: size_or(c, "topk_group", 1)?,
+        score: GroupScore::TopTwo,
+        fill: 0.0,
+    };
+    if groups.count > 1 && experts % groups.count != 0 {
+        return Err(c.error("n_group", format!("{} does not divide {experts} experts", groups.count)));
+    }
+    if groups.count > 1 && !(1..=groups.count).contains(&groups.top) {
+        return Err(c.error("topk_group", format!("{} of {} groups", groups.top, groups.count)));
+    }
+    Ok(groups)
+}
+
 /// Experts under DeepSeek-V3's keys: sigmoid scores, a correction bias, groups, shared experts.
 pub fn noaux_moe(c: &Config, d: &Dims) -> Result<Moe> {
-    let count = size_or(c, "n_group", 1)?;
-    let groups = Groups { count, top: size_or(c, "topk_group", 1)?, score: GroupScore::TopTwo, fill: 0.0 };
+    let groups = groups(c, size(c, "n_routed_experts")?)?;
     let top_k = size(c, "num_experts_per_tok")?;
     let renormalise = top_k > 1 && c.flag_or("norm_topk_prob", true)?;
     let router = Router::noaux(Some(groups), renormalise, c.f32_or("routed_scaling_factor", 1f32)?);

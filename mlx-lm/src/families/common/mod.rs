@@ -6,7 +6,7 @@ mod layers;
 mod recurrent;
 
 pub use checkpoint::{drop_extra_layers, plain_checkpoint, text_names, tied_checkpoint};
-pub use experts::{noaux_moe, shared_width, split_joined_experts, stack_experts, stack_experts_named};
+pub use experts::{groups, noaux_moe, shared_width, split_joined_experts, stack_experts, stack_experts_named};
 pub use layers::{attention, llama_layer, llama_shape, rms, rope, sandwich_layer, sliding_layers, swiglu};
 pub use recurrent::{check_groups, time_step_limit};
 
