@@ -27,7 +27,7 @@ impl Activation {
             "gelu_new" | "gelu_pytorch_tanh" | "gelu_tanh" => Activation::GeluTanh,
             "quick_gelu" => Activation::GeluFast,
             "relu" => Activation::Relu,
-            "relu2" | "relu_squared" => Activation::Relu2,
+            "relu2" | "relu_squared" | "sqrelu" => Activation::Relu2,
             "sigmoid" => Activation::Sigmoid,
             "tanh" => Activation::Tanh,
             _ => return None,

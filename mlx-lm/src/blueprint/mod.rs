@@ -15,6 +15,7 @@ pub mod norm;
 pub mod per_layer;
 pub mod recurrent;
 pub mod rope;
+pub mod rwkv7;
 
 pub use attention::{
     Attention, BlockSparse, ConvGate, FusedQkv, KvShare, Looped, OutputGate, Projections, QkNorm, QkNormKind,
@@ -29,6 +30,7 @@ pub use norm::{Norm, NormKind};
 pub use per_layer::{AltUp, AltUpLayer, EmbedSkip, KeepEmbeddings, LayerInput, PerLayerInputs};
 pub use recurrent::{Beside, GatedNorm, Mamba, Mamba2, MambaNorms, ShortConv};
 pub use rope::{Rope, RopeScaling};
+pub use rwkv7::{ChannelMix, Rwkv7, Rwkv7Bare, Rwkv7Ranks, UnitNorm};
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -154,6 +156,8 @@ pub struct Layer {
     pub body: LayerBody,
     /// Leaf name of one learned factor on the output (gemma4).
     pub scalar: Option<String>,
+    /// One cache that all mixers share, in place of one each (rwkv7).
+    pub shared_cache: Option<CacheKind>,
 }
 
 #[derive(Debug, Clone)]
@@ -227,17 +231,26 @@ impl Branch {
 
 impl Layer {
     pub fn sequential(branches: impl Into<Vec<Branch>>) -> Self {
-        Layer { body: LayerBody::Sequential(branches.into()), scalar: None }
+        Layer { body: LayerBody::Sequential(branches.into()), scalar: None, shared_cache: None }
     }
     pub fn parallel(norm: Option<(String, Norm)>, branches: impl Into<Vec<Branch>>) -> Self {
-        Layer { body: LayerBody::Parallel { norm, branches: branches.into() }, scalar: None }
+        Layer { body: LayerBody::Parallel { norm, branches: branches.into() }, scalar: None, shared_cache: None }
     }
     pub fn custom(part: impl Spec) -> Self {
-        Layer { body: LayerBody::Custom(Rc::new(part)), scalar: None }
+        Layer { body: LayerBody::Custom(Rc::new(part)), scalar: None, shared_cache: None }
+    }
+
+    /// All mixers share this cache.
+    pub fn sharing(mut self, cache: CacheKind) -> Self {
+        self.shared_cache = Some(cache);
+        self
     }
 
     /// The cache that this layer needs.
     pub fn cache(&self) -> CacheKind {
+        if let Some(kind) = &self.shared_cache {
+            return kind.clone();
+        }
         let branches = match &self.body {
             LayerBody::Sequential(b) | LayerBody::Parallel { branches: b, .. } => b,
             LayerBody::Custom(part) => return part.cache(),

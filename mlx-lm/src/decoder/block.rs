@@ -21,16 +21,18 @@ pub(super) fn build(layer: &Layer, hidden: i32, r: &Registry, leaves: &Leaves) -
             })
             .collect::<Result<Vec<_>>>()
     };
+    let one_cache = layer.shared_cache.is_some();
     let scalar = layer.scalar.as_ref().map(|name| leaves.param(name, &[1])).transpose()?;
     Ok(match &layer.body {
         LayerBody::Sequential(specs) => {
-            Box::new(Residual { norm: None, branches: branches(specs)?, parallel: false, scalar })
+            Box::new(Residual { norm: None, branches: branches(specs)?, parallel: false, scalar, one_cache })
         }
         LayerBody::Parallel { norm, branches: specs } => Box::new(Residual {
             norm: norm.as_ref().map(|(name, n)| Norm::load(leaves, name, n, &[hidden])).transpose()?,
             branches: branches(specs)?,
             parallel: true,
             scalar,
+            one_cache,
         }),
         LayerBody::Custom(spec) => return r.build_block(spec.as_ref(), leaves),
     })
@@ -138,6 +140,8 @@ struct Residual {
     parallel: bool,
     /// A learned factor on the output.
     scalar: Option<Leaf<Param>>,
+    /// All mixers share the layer's cache.
+    one_cache: bool,
 }
 
 impl Residual {
@@ -146,7 +150,7 @@ impl Residual {
     }
 
     fn has_many_caches(&self) -> bool {
-        self.branches.iter().filter(|b| matches!(b.sublayer, Sublayer::Mixer(_))).count() > 1
+        !self.one_cache && self.branches.iter().filter(|b| matches!(b.sublayer, Sublayer::Mixer(_))).count() > 1
     }
 }
 

@@ -116,6 +116,7 @@ families! {
     qwen3_next,
     qwen3_vl,
     qwen3_vl_moe,
+    rwkv7,
     seed_oss,
     spark2_5,
     stablelm,

@@ -15,6 +15,7 @@ mod mamba;
 mod mamba2;
 mod mla;
 pub mod rope;
+pub mod rwkv7;
 mod short_conv;
 
 pub use attention::Attention;
@@ -36,4 +37,7 @@ pub fn register(r: &mut Registry) {
     r.mixer(conv_gate::build);
     r.mixer(gated_delta::build);
     r.mixer(mla::build);
+    r.mixer(rwkv7::build);
+    r.mixer(rwkv7::build_bare);
+    r.mixer(rwkv7::build_channel_mix);
 }

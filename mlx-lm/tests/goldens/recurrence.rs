@@ -2,7 +2,7 @@
 
 use super::rule;
 use mlx::Array;
-use mlx_lm::mixers::linear::{Inputs, delta, scan};
+use mlx_lm::mixers::linear::{Inputs, Read, delta, scan};
 
 const HEADS: usize = 2;
 const K: usize = 4;
@@ -18,7 +18,13 @@ fn random(name: &str, l: usize, width: usize, low: f32, high: f32) -> (Array, Ve
 }
 
 /// S[v][k] of one head, as the formula reads; returns outputs `[H, L, V]` and states `[H, V, K]`.
-fn formula(l: usize, [q, k, v, g]: [&[f32]; 4], fine: usize, r: Option<&[f32]>, start: &[f32]) -> (Vec<f32>, Vec<f32>) {
+fn formula(
+    l: usize,
+    [q, k, v, g]: [&[f32]; 4],
+    fine: usize,
+    read: Option<[&[f32]; 2]>,
+    start: &[f32],
+) -> (Vec<f32>, Vec<f32>) {
     let (mut out, mut states) = (Vec::new(), Vec::new());
     for h in 0..HEADS {
         let mut s: Vec<f64> = start[h * V * K..(h + 1) * V * K].iter().map(|&x| x.into()).collect();
@@ -26,9 +32,10 @@ fn formula(l: usize, [q, k, v, g]: [&[f32]; 4], fine: usize, r: Option<&[f32]>, 
             let row = |x: &[f32], w: usize, i: usize| f64::from(x[(h * l + t) * w + i % w]);
             let old = s.clone();
             for i in 0..V {
-                let read: f64 = r.map_or(0.0, |r| (0..K).map(|j| old[i * K + j] * row(r, K, j)).sum());
+                let seen: f64 = read.map_or(0.0, |[r, _]| (0..K).map(|j| old[i * K + j] * row(r, K, j)).sum());
                 for j in 0..K {
-                    s[i * K + j] = old[i * K + j] * row(g, fine, j).exp() + (row(v, V, i) - read) * row(k, K, j);
+                    let out = read.map_or(0.0, |[_, e]| seen * row(e, K, j));
+                    s[i * K + j] = old[i * K + j] * row(g, fine, j).exp() + row(v, V, i) * row(k, K, j) - out;
                 }
             }
             out.extend((0..V).map(|i| (0..K).map(|j| s[i * K + j] * row(q, K, j)).sum::<f64>() as f32));
@@ -46,23 +53,29 @@ fn close(what: &str, got: &Array, want: &[f32]) {
     assert!(worst <= 1e-4 * largest, "{what}: off by {worst} of {largest}");
 }
 
-/// Lengths within, at and across chunks; decays per head and per key; with and without reads.
+/// Lengths within, at and across chunks; decays per head and per key, some of them harsh; without reads, with what is read
+/// taken out under the token's own key, and under another one.
 #[test]
 fn chunks_of_a_linear_recurrence_follow_its_formula() {
     let (start, s0) = random("state", V, K, -1.0, 1.0);
-    for l in [1, 2, 16, 17, 64, 65, 300, 1100] {
+    for l in [1, 2, 16, 17, 63, 64, 65, 300, 1100] {
         let [(q, qs), (k, ks), (v, vs)] =
             [("q", K), ("k", K), ("v", V)].map(|(name, width)| random(name, l, width, -1.0, 1.0));
-        for fine in [1, K] {
-            // some decays are harsh: e^-6 per token must neither overflow nor vanish too early
-            let (g, gs) = random("g", l, fine, -6.0, 0.0);
-            for reads in [false, true] {
-                let what = format!("{l} tokens, {fine} decays, reads {reads}");
-                // small enough that the recurrence does not grow
-                let (r, rs) = random("r", l, K, -0.4, 0.4);
-                let inputs = Inputs { q: &q, k: &k, v: &v, g: &g, read: reads.then_some(&r) };
-                let (o, s) = scan(inputs, Some(start.clone()));
-                let (want, last) = formula(l, [&qs, &ks, &vs, &gs], fine, reads.then_some(&rs[..]), &s0);
+        // small enough that the recurrence does not grow
+        let [(r, rs), (e, es)] = ["r", "e"].map(|name| random(name, l, K, -0.4, 0.4));
+        // e^-6 per token must not vanish too early, e^-400 must neither overflow nor blur the decays beside it
+        for (fine, harshest) in [(1, -6.0), (K, -6.0), (K, -400.0)] {
+            let (g, gs) = random("g", l, fine, -1.0, 1.0);
+            let gs: Vec<f32> = gs.iter().map(|g| harshest * g.powi(6)).collect();
+            let g = Array::from_slice(&gs, g.shape());
+            for (under, read, what) in [
+                (None, None, "no reads"),
+                (Some([&rs[..], &ks]), Some(Read { at: &r, under: None }), "reads under k"),
+                (Some([&rs[..], &es]), Some(Read { at: &r, under: Some(&e) }), "reads under e"),
+            ] {
+                let what = format!("{l} tokens, {fine} decays to {harshest}, {what}");
+                let (o, s) = scan(Inputs { q: &q, k: &k, v: &v, g: &g, read }, Some(start.clone()));
+                let (want, last) = formula(l, [&qs, &ks, &vs, &gs], fine, under, &s0);
                 close(&format!("outputs of {what}"), &o, &want);
                 close(&format!("state of {what}"), &s, &last);
             }

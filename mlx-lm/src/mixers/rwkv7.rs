@@ -1,0 +1,230 @@
+//! RWKV-7 (Peng et al. 2025): S = S diag(w) - (S kk) (kk a)' + v k', y = S r, over tokens mixed with their predecessors.
+
+use super::Mixer;
+use super::linear::{self, Read, scan};
+use crate::Result;
+use crate::blueprint::{self, UnitNorm};
+use crate::cache::{Cache, Slots};
+use crate::ffn::activation;
+use crate::parts::Step;
+use crate::weights::Leaves;
+use mlx::nn::{Leaf, Linear, Module, Param};
+use mlx::{self as mx, Array, Dtype, fast};
+
+/// Under which name the first layer leaves its values [B, L, values].
+pub const FIRST_VALUES: &str = "rwkv7 values";
+
+/// e^(-1/2): the strongest decay is e^-this.
+const STRONGEST: f32 = 0.606_530_66;
+
+/// Each token's predecessor, for x [B, L, D]; slot `slot` holds the token before x, zeros at first.
+fn shifted(x: &Array, slots: &mut Slots, slot: usize) -> Array {
+    let [b, l, d] = x.dims();
+    let before = slots.take(slot).unwrap_or_else(|| mx::zeros([b, 1, d], x.dtype())).astype(x.dtype());
+    slots.set(slot, mx::contiguous(&x.slice_axis(1, l - 1..l)));
+    if l == 1 { before } else { mx::concatenate(&[before, x.slice_axis(1, 0..l - 1)], 1) }
+}
+
+/// Two projections with a narrow middle.
+#[derive(Module)]
+struct LowRank {
+    down: Leaf<Linear>,
+    up: Leaf<Linear>,
+}
+
+impl LowRank {
+    fn load(leaves: &Leaves, name: &str, [hidden, rank, out]: [i32; 3], bias: bool) -> Result<Leaf<LowRank>> {
+        let l = leaves.at(name);
+        let (down, up) = (l.linear("lora.0", hidden, rank, false)?, l.linear("lora.2", rank, out, bias)?);
+        Ok(Leaf::new(name, LowRank { down, up }))
+    }
+    fn forward(&self, x: &Array, act: impl Fn(&Array) -> Array) -> Array {
+        self.up.forward(&act(&self.down.forward(x)))
+    }
+}
+
+/// Time mixing over [`blueprint::Rwkv7`].
+#[derive(Module)]
+pub struct Rwkv7 {
+    x_r: Leaf<Param>,
+    x_w: Leaf<Param>,
+    x_k: Leaf<Param>,
+    x_v: Leaf<Param>,
+    x_a: Leaf<Param>,
+    x_g: Leaf<Param>,
+    k_k: Leaf<Param>,
+    k_a: Leaf<Param>,
+    r_k: Leaf<Param>,
+    r_proj: Leaf<Linear>,
+    k_proj: Leaf<Linear>,
+    v_proj: Leaf<Linear>,
+    o_proj: Leaf<Linear>,
+    w_lora: Leaf<LowRank>,
+    a_lora: Leaf<LowRank>,
+    v_lora: Option<Leaf<LowRank>>,
+    g_lora: Leaf<LowRank>,
+    norm_weight: Leaf<Param>,
+    norm_bias: Leaf<Param>,
+    #[module(skip)]
+    spec: blueprint::Rwkv7,
+}
+
+pub(super) fn build(s: &blueprint::Rwkv7, leaves: &Leaves) -> Result<Rwkv7> {
+    let (d, v, r) = (s.hidden, s.values, s.ranks);
+    let mix = |name: &str| leaves.param(name, &[1, 1, d]);
+    let per_head = |name: &str, width: i32| leaves.param(name, &[s.heads, width / s.heads]);
+    let low_rank = |name: &str, rank: i32, out: i32, bias: bool| LowRank::load(leaves, name, [d, rank, out], bias);
+    Ok(Rwkv7 {
+        x_r: mix("x_r")?,
+        x_w: mix("x_w")?,
+        x_k: mix("x_k")?,
+        x_v: mix("x_v")?,
+        x_a: mix("x_a")?,
+        x_g: mix("x_g")?,
+        k_k: per_head("k_k", d)?,
+        k_a: per_head("k_a", d)?,
+        r_k: per_head("r_k", d)?,
+        r_proj: leaves.linear("r_proj", d, d, false)?,
+        k_proj: leaves.linear("k_proj", d, d, false)?,
+        v_proj: leaves.linear("v_proj", d, v, false)?,
+        o_proj: leaves.linear("o_proj", v, d, false)?,
+        w_lora: low_rank("w_lora", r.w, d, true)?,
+        a_lora: low_rank("a_lora", r.a, d, true)?,
+        v_lora: if s.first { None } else { Some(low_rank("v_lora", r.v, v, true)?) },
+        g_lora: low_rank("g_lora", r.g, v, false)?,
+        norm_weight: per_head("g_norm.weight", v)?,
+        norm_bias: per_head("g_norm.bias", v)?,
+        spec: s.clone(),
+    })
+}
+
+fn unit(x: &Array, how: UnitNorm) -> Array {
+    let square = x.square().sum_keepdims(-1);
+    match how {
+        UnitNorm::AtLeast(eps) => x / mx::maximum(square.sqrt(), eps),
+        UnitNorm::Root(eps) => x * (square + eps).rsqrt(),
+    }
+}
+
+/// [B, L, H, D] to [B, H, L, D] and back.
+fn swap(a: &Array) -> Array {
+    a.swapaxes(1, 2)
+}
+
+impl Rwkv7 {
+    /// The values [B, L, values], mixed with those of the first layer.
+    fn values(&self, x: &Array, step: &Step) -> Array {
+        let v = self.v_proj.forward(x);
+        let Some(share) = &self.v_lora else {
+            step.put(FIRST_VALUES, v.clone());
+            return v;
+        };
+        let Some(first) = step.get(FIRST_VALUES) else { panic!("no layer of RWKV-7 before this one left its values") };
+        let share = share.forward(x, Array::clone).sigmoid();
+        &v + (first - &v) * share
+    }
+}
+
+impl Mixer for Rwkv7 {
+    fn forward(&self, x: &Array, step: &Step, cache: &mut dyn Cache) -> Array {
+        let s = &self.spec;
+        let [b, l, _] = x.dims();
+        let slots = cache.slots();
+        let change = shifted(x, slots, 0) - x;
+        let mixed = |by: &Param| x + &change * by.value();
+        let heads = |a: Array| a.reshape([b, l, s.heads, -1]);
+
+        let r = heads(self.r_proj.forward(&mixed(&self.x_r)));
+        let k = heads(self.k_proj.forward(&mixed(&self.x_k)));
+        let v = heads(self.values(&mixed(&self.x_v), step));
+        let rate = heads(self.a_lora.forward(&mixed(&self.x_a), Array::clone)).sigmoid();
+        let gate = self.g_lora.forward(&mixed(&self.x_g), Array::sigmoid);
+        let decay = heads(self.w_lora.forward(&mixed(&self.x_w), Array::tanh)).astype(Dtype::Float32).sigmoid();
+
+        let removed = unit(&(&k * self.k_k.value()), s.unit);
+        let k = &k + &k * (&rate - 1.0) * self.k_a.value();
+        let [q, key, value, g] = [&r, &k, &v, &(decay * -STRONGEST)].map(swap);
+        let (at, under) = (swap(&removed), swap(&(&removed * rate)));
+        let read = Some(Read { at: &at, under: Some(&under) });
+        let (o, state) = scan(linear::Inputs { q: &q, k: &key, v: &value, g: &g, read }, slots.take(1));
+        slots.set(1, state);
+        slots.advance(l);
+
+        let o = fast::layer_norm(&swap(&o).astype(x.dtype()), None, None, s.eps);
+        let o = o * self.norm_weight.value() + self.norm_bias.value();
+        let bonus = (r * k * self.r_k.value()).sum_keepdims(-1) * v;
+        self.o_proj.forward(&((o + bonus).reshape([b, l, -1]) * gate))
+    }
+}
+
+/// The recurrence between plain projections, over [`blueprint::Rwkv7Bare`].
+#[derive(Module)]
+pub struct Rwkv7Bare {
+    receptance: Leaf<Linear>,
+    decay: Leaf<Linear>,
+    key: Leaf<Linear>,
+    value: Leaf<Linear>,
+    a_proj: Leaf<Linear>,
+    b_proj: Leaf<Linear>,
+    output: Leaf<Linear>,
+    #[module(skip)]
+    heads: i32,
+}
+
+pub(super) fn build_bare(s: &blueprint::Rwkv7Bare, leaves: &Leaves) -> Result<Rwkv7Bare> {
+    let keys = |name: &str| leaves.linear_any_bias(name, s.hidden, s.heads * s.key_dim);
+    let values = s.heads * s.value_dim;
+    Ok(Rwkv7Bare {
+        receptance: keys("receptance")?,
+        decay: keys("decay")?,
+        key: keys("key")?,
+        value: leaves.linear_any_bias("value", s.hidden, values)?,
+        a_proj: keys("a_proj")?,
+        b_proj: keys("b_proj")?,
+        output: leaves.linear_any_bias("output", values, s.hidden)?,
+        heads: s.heads,
+    })
+}
+
+impl Mixer for Rwkv7Bare {
+    fn forward(&self, x: &Array, _: &Step, cache: &mut dyn Cache) -> Array {
+        let [b, l, _] = x.dims();
+        let slots = cache.slots();
+        let heads = |p: &Linear| swap(&p.forward(x).reshape([b, l, self.heads, -1]));
+        let (q, k, v) = (heads(&self.receptance), heads(&self.key), heads(&self.value));
+        let g = -heads(&self.decay).astype(Dtype::Float32).exp();
+        let (at, under) = (-heads(&self.a_proj), heads(&self.b_proj));
+        let read = Some(Read { at: &at, under: Some(&under) });
+        let (o, state) = scan(linear::Inputs { q: &q, k: &k, v: &v, g: &g, read }, slots.take(0));
+        slots.set(0, state);
+        slots.advance(l);
+        self.output.forward(&swap(&o).astype(x.dtype()).reshape([b, l, -1]))
+    }
+}
+
+/// Channel mixing over [`blueprint::ChannelMix`].
+#[derive(Module)]
+pub struct ChannelMix {
+    x_k: Leaf<Param>,
+    key: Leaf<Linear>,
+    value: Leaf<Linear>,
+    #[module(skip)]
+    spec: blueprint::ChannelMix,
+}
+
+pub(super) fn build_channel_mix(s: &blueprint::ChannelMix, leaves: &Leaves) -> Result<ChannelMix> {
+    Ok(ChannelMix {
+        x_k: leaves.param("x_k", &[s.hidden])?,
+        key: leaves.linear("key", s.hidden, s.inner, false)?,
+        value: leaves.linear("value", s.inner, s.hidden, false)?,
+        spec: s.clone(),
+    })
+}
+
+impl Mixer for ChannelMix {
+    fn forward(&self, x: &Array, _: &Step, cache: &mut dyn Cache) -> Array {
+        let before = shifted(x, cache.slots(), self.spec.slot);
+        let mixed = x + (before - x) * self.x_k.value();
+        self.value.forward(&activation::apply(self.spec.activation, &self.key.forward(&mixed)))
+    }
+}
