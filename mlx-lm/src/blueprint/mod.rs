@@ -23,7 +23,7 @@ pub use attention::{
 };
 pub use cache::CacheKind;
 pub use ffn::{Activation, GegeluMlp, LinearFfn, Mlp, MlpNames, XieluMlp};
-pub use gated_delta::{GatedDelta, GatedDeltaLayout};
+pub use gated_delta::{DeltaHeads, GatedDelta, GatedDeltaLayout, Kda, Projection, QkvNames};
 pub use mla::Mla;
 pub use moe::{DualMoe, Experts, GroupScore, Groups, Moe, Router, RouterWeights, Scoring, Shared};
 pub use norm::{Norm, NormKind};

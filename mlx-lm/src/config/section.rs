@@ -197,6 +197,14 @@ impl Section {
             Some(v) => Err(self.error(key, format!("expected an object, found {}", show(v)))),
         }
     }
+    /// A list of objects; one by itself counts as a list of one.
+    pub fn opt_objects(&self, key: &str) -> Result<Vec<Section>> {
+        if !self.get(key).is_some_and(Value::is_array) {
+            return Ok(self.opt_sub(key)?.into_iter().collect());
+        }
+        let maps = self.list(key, "an object", |v| v.as_object().cloned())?.unwrap_or_default();
+        Ok(maps.into_iter().enumerate().map(|(i, m)| Section::new(format!("{}{key}[{i}].", self.prefix), m)).collect())
+    }
 }
 
 fn size(v: &Value) -> Option<usize> {

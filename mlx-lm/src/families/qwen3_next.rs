@@ -1,10 +1,10 @@
 //! Qwen3-Next and Qwen3.5 (dense and MoE): three Gated DeltaNet layers to one of gated softmax attention.
 
 use super::Family;
-use super::common::{dims, dims_of_experts, rms, size, size_or, stack_experts, swiglu, tied_or, plain_checkpoint};
+use super::common::{check_heads, dims, dims_of_experts, rms, size, size_or, stack_experts, swiglu, tied_or, plain_checkpoint};
 use crate::Result;
 use crate::blueprint::{
-    Attention, Blueprint, Branch, GatedDelta, GatedDeltaLayout, Layer, Mlp, Moe, OutputGate, QkNormKind, Rope, Router,
+    Attention, Blueprint, Branch, DeltaHeads, GatedDelta, GatedDeltaLayout, Layer, Mlp, Moe, OutputGate, QkNormKind, Rope, Router,
 };
 use crate::config::Config;
 use crate::weights::Tensors;
@@ -37,19 +37,19 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .qk_norm(QkNormKind::PerHead, rms(&d))
         .rope(Rope::from_config(&rope, rotated, theta));
     full.gate = Some(OutputGate::InQuery);
-    let linear = GatedDelta {
+    let heads = DeltaHeads {
         hidden: d.hidden,
         key_heads: size_or(c, "linear_num_key_heads", 16)?,
         value_heads: size_or(c, "linear_num_value_heads", 64)?,
         key_dim: size_or(c, "linear_key_head_dim", 192)?,
         value_dim: size_or(c, "linear_value_head_dim", 128)?,
-        conv: size_or(c, "linear_conv_kernel_dim", 4)?,
+        conv: Some(size_or(c, "linear_conv_kernel_dim", 4)?),
+        conv_bias: false,
+        negative_eigenvalues: false,
         eps: d.eps,
-        layout: if is_next(c) { GatedDeltaLayout::Packed } else { GatedDeltaLayout::Separate },
     };
-    if linear.key_heads == 0 || linear.value_heads % linear.key_heads != 0 {
-        return Err(c.error("linear_num_value_heads", "must be a multiple of linear_num_key_heads"));
-    }
+    let layout = if is_next(c) { GatedDeltaLayout::Packed } else { GatedDeltaLayout::Joined };
+    let linear = GatedDelta { heads: check_heads(c, "linear_num_value_heads", heads)?, layout, gate: true };
     let interval = size_or(c, "full_attention_interval", 4)?.max(1);
     let experts = size_or(c, "num_experts", 0)?;
     let dense_only = c.opt_usizes("mlp_only_layers")?.unwrap_or_default();

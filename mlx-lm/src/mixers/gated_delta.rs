@@ -1,10 +1,9 @@
-//! Gated DeltaNet layers (qwen3_next, qwen3_5).
+//! Gated DeltaNet layers (qwen3_next, qwen3_5, olmo_hybrid, gated_deltanet).
 
 use super::Mixer;
-use super::conv::causal_conv;
-use super::linear::{self, delta};
+use super::delta::{DeltaRule, Matrices, each, matrices};
 use crate::Result;
-use crate::blueprint::{self, GatedDeltaLayout};
+use crate::blueprint::{self, GatedDeltaLayout as Layout};
 use crate::cache::Cache;
 use crate::parts::Step;
 use crate::weights::Leaves;
@@ -14,13 +13,9 @@ use mlx::{self as mx, Array, Dtype, fast, nn};
 /// Gated DeltaNet over [`blueprint::GatedDelta`].
 #[derive(Module)]
 pub struct GatedDelta {
-    in_proj_qkv: Option<Leaf<Linear>>,
-    in_proj_z: Option<Leaf<Linear>>,
-    in_proj_b: Option<Leaf<Linear>>,
-    in_proj_a: Option<Leaf<Linear>>,
-    in_proj_qkvz: Option<Leaf<Linear>>,
-    in_proj_ba: Option<Leaf<Linear>>,
-    conv1d: Leaf<Param>,
+    /// In the order of the layout's leaves.
+    inward: Matrices,
+    rule: Leaf<DeltaRule>,
     dt_bias: Leaf<Param>,
     a_log: Leaf<Param>,
     norm: Leaf<Param>,
@@ -30,94 +25,86 @@ pub struct GatedDelta {
 }
 
 pub(super) fn build(s: &blueprint::GatedDelta, leaves: &Leaves) -> Result<GatedDelta> {
-    let (keys, values) = (s.key_heads * s.key_dim, s.value_heads * s.value_dim);
-    let linear = |name: &str, out: i32| leaves.linear(name, s.hidden, out, false).map(Some);
-    let separate = s.layout == GatedDeltaLayout::Separate;
-    let only = |on: bool, name: &str, out: i32| if on { linear(name, out) } else { Ok(None) };
+    let h = &s.heads;
+    let ((keys, values), count) = (h.widths(), h.value_heads);
+    let mut inward = match s.layout {
+        Layout::Separate => {
+            vec![("q_proj", keys), ("k_proj", keys), ("v_proj", values), ("b_proj", count), ("a_proj", count)]
+        }
+        Layout::Joined => vec![("in_proj_qkv", 2 * keys + values), ("in_proj_b", count), ("in_proj_a", count)],
+        Layout::Packed => vec![("in_proj_qkvz", 2 * (keys + values)), ("in_proj_ba", 2 * count)],
+    };
+    match s.layout {
+        Layout::Separate if s.gate => inward.push(("g_proj", values)),
+        Layout::Joined if s.gate => inward.push(("in_proj_z", values)),
+        _ => {}
+    }
+    let (convs, norm, outward): (&[&str], _, _) = match s.layout {
+        Layout::Separate => (&["q_conv1d", "k_conv1d", "v_conv1d"], "o_norm.weight", "o_proj"),
+        _ => (&["conv1d"], "norm.weight", "out_proj"),
+    };
     Ok(GatedDelta {
-        in_proj_qkv: only(separate, "in_proj_qkv", 2 * keys + values)?,
-        in_proj_z: only(separate, "in_proj_z", values)?,
-        in_proj_b: only(separate, "in_proj_b", s.value_heads)?,
-        in_proj_a: only(separate, "in_proj_a", s.value_heads)?,
-        in_proj_qkvz: only(!separate, "in_proj_qkvz", 2 * keys + 2 * values)?,
-        in_proj_ba: only(!separate, "in_proj_ba", 2 * s.value_heads)?,
-        conv1d: leaves.param("conv1d.weight", &[2 * keys + values, s.conv, 1])?,
-        dt_bias: leaves.param("dt_bias", &[s.value_heads])?,
-        a_log: leaves.param("A_log", &[s.value_heads])?,
-        norm: leaves.param("norm.weight", &[s.value_dim])?,
-        out_proj: leaves.linear("out_proj", values, s.hidden, false)?,
+        inward: matrices(leaves, h.hidden, &inward)?,
+        rule: DeltaRule::load(h, convs, leaves)?,
+        dt_bias: leaves.param("dt_bias", &[count])?,
+        a_log: leaves.param("A_log", &[count])?,
+        norm: leaves.param(norm, &[h.value_dim])?,
+        out_proj: leaves.linear(outward, values, h.hidden, false)?,
         spec: s.clone(),
     })
 }
 
 /// What the input projections give.
 struct Inputs {
-    /// q, k, v side by side [B, L, 2 keys + values].
-    qkv: Array,
-    /// [B, L, Hv, V]
-    z: Array,
-    /// [B, L, Hv]
+    /// q, k, v, one by one or side by side.
+    qkv: Vec<Array>,
+    /// Logits of beta and of the decays [B, L, Hv].
     b: Array,
     a: Array,
+    /// Of the gate [B, L, Hv V].
+    z: Option<Array>,
 }
 
 impl GatedDelta {
     fn project(&self, x: &Array) -> Inputs {
-        let s = &self.spec;
-        let [b, l, _] = x.dims();
-        if let (Some(qkv), Some(z), Some(pb), Some(pa)) =
-            (&self.in_proj_qkv, &self.in_proj_z, &self.in_proj_b, &self.in_proj_a)
-        {
-            let z = z.forward(x).reshape([b, l, s.value_heads, s.value_dim]);
-            return Inputs { qkv: qkv.forward(x), z, b: pb.forward(x), a: pa.forward(x) };
+        let mut y = each(&self.inward, x);
+        if self.spec.layout == Layout::Packed {
+            return self.unpack(&y[0], &y[1]);
         }
-        let (Some(qkvz), Some(ba)) = (&self.in_proj_qkvz, &self.in_proj_ba) else {
-            unreachable!("built with separate or packed projections")
+        let z = if self.spec.gate { y.pop() } else { None };
+        let (Some(a), Some(b)) = (y.pop(), y.pop()) else { unreachable!("built with projections for both") };
+        Inputs { qkv: y, b, a, z }
+    }
+
+    /// Rows of each key head: its q and k, v and z of its value heads; and b and a of these.
+    fn unpack(&self, qkvz: &Array, ba: &Array) -> Inputs {
+        let h = &self.spec.heads;
+        let per_key = h.value_heads / h.key_heads;
+        let (dk, dv) = (h.key_dim, per_key * h.value_dim);
+        let parts = |y: &Array, at: &[i32]| -> Vec<Array> {
+            y.unflatten(-1, [h.key_heads, -1]).split_at(at, -1).iter().map(|p| p.flatten(-2, -1)).collect()
         };
-        let (per_key, dk) = (s.value_heads / s.key_heads, s.key_dim);
-        let width = per_key * s.value_dim;
-        let grouped = qkvz.forward(x).reshape([b, l, s.key_heads, -1]);
-        let part = |from: i32, to: i32| grouped.slice_axis(-1, from..to);
-        let flat = |a: Array| a.reshape([b, l, -1]);
-        let qkv = [part(0, dk), part(dk, 2 * dk), part(2 * dk, 2 * dk + width)].map(flat);
-        let z = part(2 * dk + width, 2 * dk + 2 * width).reshape([b, l, s.value_heads, s.value_dim]);
-        let ba = ba.forward(x).reshape([b, l, s.key_heads, -1]);
-        let gate = |from: i32| ba.slice_axis(-1, from..from + per_key).reshape([b, l, s.value_heads]);
-        Inputs { qkv: mx::concatenate(&qkv, -1), z, b: gate(0), a: gate(per_key) }
+        let mut y = parts(qkvz, &[dk, 2 * dk, 2 * dk + dv]);
+        let z = y.pop();
+        let mut ba = parts(ba, &[per_key]);
+        let (Some(a), Some(b)) = (ba.pop(), ba.pop()) else { unreachable!("split at one place") };
+        Inputs { qkv: vec![mx::concatenate(&y, -1)], b, a, z }
     }
 }
 
 impl Mixer for GatedDelta {
     fn forward(&self, x: &Array, _: &Step, cache: &mut dyn Cache) -> Array {
-        let s = &self.spec;
-        let [b, l, _] = x.dims();
+        let h = &self.spec.heads;
         let i = self.project(x);
-        let slots = cache.slots();
-        let (mixed, tail) = causal_conv(&i.qkv, &self.conv1d, slots.take(0));
-        slots.set(0, tail);
-        let mixed = nn::silu(&mixed);
-        let keys = s.key_heads * s.key_dim;
-        let heads = |from: i32, to: i32, h: i32| mixed.slice_axis(-1, from..to).reshape([b, l, h, -1]);
-        // unit length, with the readout scale in q: rms norms times powers of d^-1/2
-        let inv = (s.key_dim as f32).powf(-0.5);
-        let unit = |a: &Array| fast::rms_norm(a, None, 1e-6 * inv * inv);
-        let spread = |a: Array| mx::repeat(&a, s.value_heads / s.key_heads, 2);
-        let q = spread(unit(&heads(0, keys, s.key_heads)) * (inv * inv));
-        let k = spread(unit(&heads(keys, 2 * keys, s.key_heads)) * inv);
-        let v = heads(2 * keys, 2 * keys + s.value_heads * s.value_dim, s.value_heads);
-        let log_decay = -self.a_log.astype(Dtype::Float32).exp() * nn::softplus(&(&i.a + self.dt_bias.value()));
-        // heads before tokens
-        let [q, k, v] = [q, k, v].map(|a| a.transpose([0, 2, 1, 3]));
-        let [g, beta] = [log_decay, i.b.sigmoid()].map(|a| a.swapaxes(1, 2).expand_dims(-1));
-        let inputs = linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None };
-        let (o, state) = delta(inputs, &beta, slots.take(1));
-        let o = o.transpose([0, 2, 1, 3]);
-        slots.set(1, state);
-        slots.advance(l);
-        let normed = fast::rms_norm(&o.astype(x.dtype()), Some(self.norm.value()), s.eps);
-        // the gate in float32, as published
-        let z = i.z.astype(Dtype::Float32);
-        let gated = nn::swiglu(&z, &normed.astype(Dtype::Float32)).astype(x.dtype());
-        self.out_proj.forward(&gated.reshape([b, l, -1]))
+        let dt = nn::softplus(&(i.a.astype(Dtype::Float32) + self.dt_bias.value()));
+        let g = -(self.a_log.astype(Dtype::Float32).exp() * dt).expand_dims(-1);
+        let o = self.rule.forward(i.qkv, &g, &i.b, cache.slots());
+        let mut o = fast::rms_norm(&o, Some(self.norm.value()), h.eps);
+        if let Some(z) = i.z {
+            // the gate in float32, as published
+            let z = z.unflatten(-1, [h.value_heads, -1]).astype(Dtype::Float32);
+            o = nn::swiglu(&z, &o.astype(Dtype::Float32)).astype(x.dtype());
+        }
+        self.out_proj.forward(&o.flatten(-2, -1))
     }
 }

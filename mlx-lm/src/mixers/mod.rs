@@ -8,7 +8,9 @@ mod beside;
 mod blocks;
 pub mod conv;
 mod conv_gate;
+mod delta;
 mod gated_delta;
+mod kda;
 pub mod linear;
 mod looped;
 mod mamba;
@@ -20,6 +22,7 @@ mod short_conv;
 
 pub use attention::Attention;
 pub use gated_delta::GatedDelta;
+pub use kda::Kda;
 pub use mla::Mla;
 
 pub use crate::parts::Mixer;
@@ -36,6 +39,7 @@ pub fn register(r: &mut Registry) {
     r.mixer(looped::build);
     r.mixer(conv_gate::build);
     r.mixer(gated_delta::build);
+    r.mixer(kda::build);
     r.mixer(mla::build);
     r.mixer(rwkv7::build);
     r.mixer(rwkv7::build_bare);

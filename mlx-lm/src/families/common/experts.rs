@@ -43,14 +43,15 @@ pub fn shared_width(c: &Config) -> Result<Option<i32>> {
 
 /// `n_group` groups of experts, of which the `topk_group` with the best two are chosen from (DeepSeek-V3).
 pub fn groups(c: &Config, experts: i32) -> Result<Groups> {
-    let groups = Groups {
-        count: size_or(c, "n_group", 1)?,
-        top: size_or(c, "topk_group", 1)?,
-        score: GroupScore::TopTwo,
-        fill: 0.0,
-    };
+    groups_at(c, "n_group", experts)
+}
+
+/// As [`groups`], with their number under another key.
+pub fn groups_at(c: &Config, key: &str, experts: i32) -> Result<Groups> {
+    let groups =
+        Groups { count: size_or(c, key, 1)?, top: size_or(c, "topk_group", 1)?, score: GroupScore::TopTwo, fill: 0.0 };
     if groups.count > 1 && experts % groups.count != 0 {
-        return Err(c.error("n_group", format!("{} does not divide {experts} experts", groups.count)));
+        return Err(c.error(key, format!("{} does not divide {experts} experts", groups.count)));
     }
     if groups.count > 1 && !(1..=groups.count).contains(&groups.top) {
         return Err(c.error("topk_group", format!("{} of {} groups", groups.top, groups.count)));

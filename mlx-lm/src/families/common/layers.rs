@@ -2,8 +2,9 @@
 
 use super::Dims;
 use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, Layer, Mlp, Norm, Rope, Spec};
+use crate::blueprint::{Attention, Blueprint, Branch, BranchPart, Layer, Mlp, Norm, Part, Rope, Spec};
 use crate::config::Config;
+use std::rc::Rc;
 
 /// Attention of the usual form, with the config's rotary embedding.
 pub fn attention(c: &Config, d: &Dims) -> Result<Attention> {
@@ -33,9 +34,15 @@ pub fn llama_shape(d: &Dims, mixer: Attention, mlp: Mlp, tied: bool) -> Blueprin
 
 /// One layer of the llama shape.
 pub fn llama_layer(d: &Dims, mixer: impl Spec, ffn: impl Spec) -> Layer {
+    pre_norm_layer(d, "self_attn", &(Rc::new(mixer) as Part), &(Rc::new(ffn) as Part))
+}
+
+/// As [`llama_layer`], of parts that layers share, with the mixer's leaves under `name`.
+pub fn pre_norm_layer(d: &Dims, name: &str, mixer: &Part, ffn: &Part) -> Layer {
+    let norm = |n: &str| Some((n.to_string(), rms(d)));
     Layer::sequential([
-        Branch::mixer("input_layernorm", rms(d), "self_attn", mixer),
-        Branch::ffn("post_attention_layernorm", rms(d), "mlp", ffn),
+        Branch::new(norm("input_layernorm"), name, BranchPart::Mixer(mixer.clone())),
+        Branch::new(norm("post_attention_layernorm"), "mlp", BranchPart::Ffn(ffn.clone())),
     ])
 }
 

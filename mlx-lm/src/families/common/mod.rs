@@ -2,24 +2,30 @@
 
 mod checkpoint;
 mod experts;
+mod fla;
 mod layers;
 mod recurrent;
 
 pub use checkpoint::{drop_extra_layers, plain_checkpoint, text_names, tied_checkpoint};
-pub use experts::{groups, noaux_moe, shared_width, split_joined_experts, stack_experts, stack_experts_named};
-pub use layers::{attention, llama_layer, llama_shape, rms, rope, sandwich_layer, sliding_layers, swiglu};
-pub use recurrent::{check_groups, time_step_limit};
+pub use experts::{
+    groups, groups_at, noaux_moe, shared_width, split_joined_experts, stack_experts, stack_experts_named,
+};
+pub use fla::{delta_heads, fla_checkpoint, fla_decoder};
+pub use layers::{
+    attention, llama_layer, llama_shape, pre_norm_layer, rms, rope, sandwich_layer, sliding_layers, swiglu,
+};
+pub use recurrent::{check_groups, check_heads, time_step_limit};
 
 use crate::Result;
-use crate::config::Config;
+use crate::config::{Config, Section};
 
 /// A size as the array layer counts it.
-pub fn size(c: &Config, key: &str) -> Result<i32> {
+pub fn size(c: &Section, key: &str) -> Result<i32> {
     fit(c, key, c.usize(key)?)
 }
 
 /// A size with a default.
-pub fn size_or(c: &Config, key: &str, default: i32) -> Result<i32> {
+pub fn size_or(c: &Section, key: &str, default: i32) -> Result<i32> {
     match c.opt_usize(key)? {
         Some(n) => fit(c, key, n),
         None => Ok(default),
@@ -27,7 +33,7 @@ pub fn size_or(c: &Config, key: &str, default: i32) -> Result<i32> {
 }
 
 /// `n`, read under `key`, as the array layer counts it.
-pub fn fit(c: &Config, key: &str, n: usize) -> Result<i32> {
+pub fn fit(c: &Section, key: &str, n: usize) -> Result<i32> {
     i32::try_from(n).map_err(|_| c.error(key, format!("{n} is too large")))
 }
 

@@ -1,7 +1,7 @@
-//! What the mamba-2 families share.
+//! What the recurrent families share.
 
 use crate::Result;
-use crate::blueprint::Mamba2;
+use crate::blueprint::{DeltaHeads, Mamba2};
 use crate::config::Config;
 
 /// The mixer, if its groups divide its heads; `key` is where the config says how many groups there are.
@@ -19,4 +19,12 @@ pub fn time_step_limit(c: &Config, default: (f32, f32)) -> Result<(f32, f32)> {
         Some(&[low, high]) => Ok((low as f32, high as f32)),
         Some(_) => Err(c.error("time_step_limit", "expected two numbers")),
     }
+}
+
+/// The heads, if their sizes go together; `key` is where the config says how many value heads there are.
+pub fn check_heads(c: &Config, key: &str, h: DeltaHeads) -> Result<DeltaHeads> {
+    if h.key_heads == 0 || h.value_heads == 0 || h.value_heads % h.key_heads != 0 {
+        return Err(c.error(key, format!("{} value heads are no multiple of {} key heads", h.value_heads, h.key_heads)));
+    }
+    Ok(h)
 }

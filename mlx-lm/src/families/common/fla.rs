@@ -1,0 +1,114 @@
+//! The decoder that all models of the linear-attention library (`fla`) share.
+
+use super::{check_heads, fit, plain_checkpoint, size, size_or, tied_or};
+use crate::Result;
+use crate::blueprint::{Attention, Blueprint, Branch, BranchPart, DeltaHeads, Layer, Mlp, Norm, Part, Rope};
+use crate::config::{Config, Section};
+use crate::weights::Tensors;
+use std::rc::Rc;
+
+/// `attn_norm`, `attn`, `mlp_norm`, `mlp` in every layer, around the family's mixer or, where `attn` lists the layer,
+/// softmax attention.
+pub fn fla_decoder(c: &Config, hidden: i32, layers: i32, mixer: impl Fn(i32) -> Result<Part>) -> Result<Blueprint> {
+    if c.has("attnres_block_size") {
+        return Err(c.error("attnres_block_size", "attention over residuals is not supported here"));
+    }
+    let layers = size_or(c, "num_hidden_layers", layers)?;
+    let norm = Norm::rms(c.f32_or("norm_eps", 1e-6f32)?);
+    let attention = hybrid_attention(c, hidden, layers)?;
+    let mlp: Part = Rc::new(mlp(c, hidden)?);
+    let branch =
+        |norm_name: &str, name: &str, part: BranchPart| Branch::new(Some((norm_name.into(), norm)), name, part);
+    let layers = attention
+        .into_iter()
+        .enumerate()
+        .map(|(i, attention)| {
+            let attn = match attention {
+                Some(a) => Rc::new(a),
+                None => mixer(i as i32)?,
+            };
+            Ok(Layer::sequential([
+                branch("attn_norm", "attn", BranchPart::Mixer(attn)),
+                branch("mlp_norm", "mlp", BranchPart::Ffn(mlp.clone())),
+            ]))
+        })
+        .collect::<Result<_>>()?;
+    let b = Blueprint::new(size_or(c, "vocab_size", 32000)?, hidden, norm, tied_or(c, false)?, layers);
+    Ok(b.paths("model.embeddings", "model.layers", "model.norm"))
+}
+
+/// SwiGLU, by default as wide as 2/3 `hidden_ratio` of the model, in steps of 256.
+fn mlp(c: &Config, hidden: i32) -> Result<Mlp> {
+    let act = c.str_or("hidden_act", "swish")?;
+    if act != "swish" {
+        return Err(c.error("hidden_act", format!("{act} is not supported, only swish")));
+    }
+    let inner = match c.opt_usize("intermediate_size")? {
+        Some(n) => fit(c, "intermediate_size", n)?,
+        None => (i64::from(hidden) * i64::from(size_or(c, "hidden_ratio", 4)?) * 2 / 3) as i32,
+    };
+    let inner = if c.has("intermediate_size") { inner } else { (inner + 255) / 256 * 256 };
+    Ok(Mlp::swiglu(hidden, inner))
+}
+
+/// Softmax attention of the layers that `attn` lists: one object, or several for different layers.
+fn hybrid_attention(c: &Config, hidden: i32, layers: i32) -> Result<Vec<Option<Attention>>> {
+    let mut all = vec![None; layers as usize];
+    for s in c.opt_objects("attn")? {
+        let attention = attention(&s, hidden)?;
+        for layer in s.opt_usizes("layers")?.unwrap_or_default() {
+            match all.get_mut(layer) {
+                None => return Err(s.error("layers", format!("{layer} is not one of {layers} layers"))),
+                Some(Some(_)) => return Err(s.error("layers", format!("layer {layer} is listed twice"))),
+                Some(place) => *place = Some(attention.clone()),
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn attention(s: &Section, hidden: i32) -> Result<Attention> {
+    let heads = size(s, "num_heads")?;
+    if heads == 0 || hidden % heads != 0 {
+        return Err(s.error("num_heads", format!("{heads} does not divide {hidden}")));
+    }
+    let kv_heads = size_or(s, "num_kv_heads", heads)?;
+    if kv_heads == 0 || heads % kv_heads != 0 {
+        return Err(s.error("num_kv_heads", format!("{kv_heads} does not divide {heads} heads")));
+    }
+    let rope = Rope::plain(hidden / heads, s.f64_or("rope_theta", 10_000.0)?);
+    let mut a = Attention::new(hidden, heads, kv_heads, hidden / heads).rope(rope);
+    a.qkv_bias = s.flag_or("qkv_bias", false)?;
+    Ok(match s.opt_usize("window_size")? {
+        Some(w) => a.sliding(fit(s, "window_size", w)?),
+        None => a,
+    })
+}
+
+/// The heads of a gated delta rule; values are `expand_v` times as wide as keys.
+pub fn delta_heads(c: &Config, hidden: i32, heads: i32, key_dim: i32, expand: f64) -> Result<DeltaHeads> {
+    let (key_heads, key_dim) = (size_or(c, "num_heads", heads)?, size_or(c, "head_dim", key_dim)?);
+    let wide = f64::from(key_dim) * c.f64_or("expand_v", expand)?;
+    if wide.fract() != 0.0 || !(1.0..1e6).contains(&wide) {
+        return Err(c.error("expand_v", format!("it makes value heads {wide} wide")));
+    }
+    let short = c.flag_or("use_short_conv", true)?;
+    let h = DeltaHeads {
+        hidden,
+        key_heads,
+        value_heads: size_or(c, "num_v_heads", key_heads)?,
+        key_dim,
+        value_dim: wide as i32,
+        conv: if short { Some(size_or(c, "conv_size", 4)?) } else { None },
+        conv_bias: false,
+        negative_eigenvalues: c.flag_or("allow_neg_eigval", false)?,
+        eps: c.f32_or("norm_eps", 1e-6f32)?,
+    };
+    check_heads(c, "num_v_heads", h)
+}
+
+/// Convolutions as this crate stores them.
+pub fn fla_checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    plain_checkpoint(c, t)?;
+    t.conv_last("_conv1d.weight")
+}

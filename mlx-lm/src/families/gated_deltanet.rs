@@ -1,0 +1,18 @@
+//! Gated DeltaNet as the linear-attention library publishes it.
+
+use super::Family;
+use super::common::{delta_heads, fla_checkpoint, fla_decoder, size_or};
+use crate::Result;
+use crate::blueprint::{Blueprint, GatedDelta, GatedDeltaLayout};
+use crate::config::Config;
+use std::rc::Rc;
+
+pub const FAMILY: Family = Family { model_types: &["gated_deltanet"], blueprint, checkpoint: fla_checkpoint };
+
+fn blueprint(c: &Config) -> Result<Blueprint> {
+    let hidden = size_or(c, "hidden_size", 2048)?;
+    let heads = delta_heads(c, hidden, 6, 256, 2.0)?;
+    let gate = c.flag_or("use_gate", true)?;
+    let mixer: Rc<GatedDelta> = Rc::new(GatedDelta { heads, layout: GatedDeltaLayout::Separate, gate });
+    fla_decoder(c, hidden, 21, |_| Ok(mixer.clone()))
+}

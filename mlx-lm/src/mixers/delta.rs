@@ -1,0 +1,110 @@
+//! What the gated delta rules share: queries, keys and values through short convolutions, the rule, low-rank projections.
+
+use super::conv::CausalConv;
+use super::linear::{self, delta};
+use crate::Result;
+use crate::blueprint::{DeltaHeads, Projection, QkvNames};
+use crate::cache::Slots;
+use crate::weights::Leaves;
+use mlx::nn::{Leaf, Linear, Module, Param};
+use mlx::{self as mx, Array, fast, nn};
+
+/// The convolutions and the rule behind them; slots hold one tail per convolution, then the state.
+#[derive(Module)]
+pub struct DeltaRule {
+    convs: Leaf<Vec<Leaf<CausalConv>>>,
+    #[module(skip)]
+    heads: DeltaHeads,
+}
+
+impl DeltaRule {
+    /// Convolutions under these names: one of q, k and v each, or one of all.
+    pub fn load(s: &DeltaHeads, names: &[&str], leaves: &Leaves) -> Result<Leaf<DeltaRule>> {
+        let (keys, values) = s.widths();
+        let convs = match s.conv {
+            None => Vec::new(),
+            Some(taps) => {
+                let widths = if names.len() == 1 { vec![2 * keys + values] } else { vec![keys, keys, values] };
+                let load = |(name, width): (&&str, i32)| CausalConv::load(leaves, name, width, taps, s.conv_bias);
+                names.iter().zip(widths).map(load).collect::<Result<_>>()?
+            }
+        };
+        Ok(Leaf::new("", DeltaRule { convs: Leaf::new("", convs), heads: s.clone() }))
+    }
+
+    /// q, k, v as projected, one by one or side by side [B, L, ..]; log-decays g [B, L, Hv, 1 or K] and the logits of beta
+    /// [B, L, Hv], to [B, L, Hv, V] in the type of q.
+    pub fn forward(&self, mut qkv: Vec<Array>, g: &Array, beta: &Array, slots: &mut Slots) -> Array {
+        let s = &self.heads;
+        for (i, (part, conv)) in qkv.iter_mut().zip(self.convs.iter()).enumerate() {
+            *part = conv.forward(part, slots, i);
+        }
+        qkv.iter_mut().for_each(|part| *part = nn::silu(&*part));
+        let (keys, _) = s.widths();
+        if let [joined] = &qkv[..] {
+            qkv = joined.split_at(&[keys, 2 * keys], -1);
+        }
+        let [q, k, v] = &qkv[..] else { unreachable!("one array of all or one of each") };
+        let heads = |a: &Array, n: i32| a.unflatten(-1, [n, -1]);
+        // unit length, with the readout scale in q: rms norms times powers of d^-1/2
+        let inv = (s.key_dim as f32).powf(-0.5);
+        let unit = |a: &Array| fast::rms_norm(&heads(a, s.key_heads), None, 1e-6 * inv * inv);
+        let spread = |a: Array| mx::repeat(&a, s.value_heads / s.key_heads, 2);
+        let (q, k) = (spread(unit(q) * (inv * inv)), spread(unit(k) * inv));
+        let reach = if s.negative_eigenvalues { 2.0 } else { 1.0 };
+        let beta = (beta.sigmoid() * reach).expand_dims(-1);
+        // heads before tokens
+        let [q, k, v, g, beta] = [&q, &k, &heads(v, s.value_heads), g, &beta].map(|a| a.swapaxes(1, 2));
+        let state = self.convs.len();
+        let inputs = linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None };
+        let (o, last) = delta(inputs, &beta, slots.take(state));
+        slots.set(state, last);
+        slots.advance(q.dim(2));
+        o.swapaxes(1, 2).astype(q.dtype())
+    }
+}
+
+/// A parameter of `count` numbers in whatever shape it is stored (`A_log` is [1, 1, H, 1] in kimi_linear).
+pub fn numbers(leaves: &Leaves, name: &str, count: i32) -> Result<Leaf<Param>> {
+    let stored = leaves.shape(name).filter(|s| s.iter().product::<i32>() == count);
+    leaves.param(name, stored.as_deref().unwrap_or(&[count]))
+}
+
+/// Linear layers whose leaves lie in the mixer itself.
+pub type Matrices = Leaf<Vec<Leaf<Linear>>>;
+
+/// Takes linear layers (name, outputs) of the same input, without biases.
+pub fn matrices(leaves: &Leaves, input: i32, wanted: &[(&str, i32)]) -> Result<Matrices> {
+    let all = wanted.iter().map(|(name, output)| leaves.linear(name, input, *output, false)).collect::<Result<_>>()?;
+    Ok(Leaf::new("", all))
+}
+
+/// The projections to q, k and v.
+pub fn qkv_matrices(s: &DeltaHeads, names: &QkvNames, leaves: &Leaves) -> Result<Matrices> {
+    let (keys, values) = s.widths();
+    match names {
+        QkvNames::Separate(_) => matrices(leaves, s.hidden, &[("q_proj", keys), ("k_proj", keys), ("v_proj", values)]),
+        QkvNames::Joined { projection, .. } => matrices(leaves, s.hidden, &[(projection, 2 * keys + values)]),
+    }
+}
+
+/// A [`Projection`]: one matrix, or two in a row.
+pub fn projection(leaves: &Leaves, p: &Projection, input: i32, output: i32) -> Result<Matrices> {
+    let all = match p {
+        Projection::Full(name) => vec![leaves.linear(name, input, output, false)?],
+        Projection::LowRank { first, second, rank, bias } => {
+            vec![leaves.linear(first, input, *rank, false)?, leaves.linear(second, *rank, output, *bias)?]
+        }
+    };
+    Ok(Leaf::new("", all))
+}
+
+/// What matrices in a row make of x.
+pub fn through(matrices: &Matrices, x: &Array) -> Array {
+    matrices.iter().fold(x.clone(), |y, m| m.forward(&y))
+}
+
+/// What each matrix makes of x.
+pub fn each(matrices: &Matrices, x: &Array) -> Vec<Array> {
+    matrices.iter().map(|m| m.forward(x)).collect()
+}
