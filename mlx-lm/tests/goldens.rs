@@ -10,6 +10,12 @@ mod caches;
 mod case;
 #[path = "goldens/families.rs"]
 mod families;
+#[path = "goldens/layers.rs"]
+mod layers;
+#[path = "goldens/mixers.rs"]
+mod mixers;
+#[path = "goldens/models.rs"]
+mod models;
 #[path = "goldens/recurrence.rs"]
 mod recurrence;
 #[path = "goldens/rule.rs"]
@@ -27,8 +33,8 @@ pub struct Job {
 #[test]
 fn goldens() {
     let only = std::env::var("GOLDENS_ONLY").unwrap_or_default();
-    let jobs: Vec<Job> =
-        families::jobs().into_iter().chain(caches::jobs()).filter(|j| j.name.contains(&only)).collect();
+    let all = families::jobs().into_iter().chain(caches::jobs()).chain(mixers::jobs()).chain(models::jobs());
+    let jobs: Vec<Job> = all.filter(|j| j.name.contains(&only)).collect();
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|s| {
@@ -49,11 +55,12 @@ fn goldens() {
     let mut failures = failures.into_inner().unwrap();
     failures.sort();
     let agree = jobs.len() - failures.len();
-    // families that are not written yet count as disagreeing, but only what exists can break
-    let (missing, broken): (Vec<&String>, Vec<&String>) = failures.iter().partition(|f| f.contains("load: model_type"));
+    // families and mixers that are not written yet count as disagreeing, but only what exists can break
+    let absent = |f: &&String| f.contains("load: model_type") || f.contains("load: no mixer");
+    let (missing, broken): (Vec<&String>, Vec<&String>) = failures.iter().partition(absent);
     broken.iter().for_each(|f| println!("{f}"));
     let names: Vec<&str> = missing.iter().filter_map(|f| f.split(':').next()).collect();
-    println!("no family yet for {} cases: {}", names.len(), names.join(", "));
+    println!("no family or mixer yet for {} cases: {}", names.len(), names.join(", "));
     println!("goldens: {agree} of {} cases agree", jobs.len());
     assert!(broken.is_empty(), "{} cases disagree", broken.len());
 }

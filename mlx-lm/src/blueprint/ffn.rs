@@ -15,7 +15,10 @@ pub enum Activation {
     /// tanh GELU of what exceeds this quantile of a normal distribution with the row's mean and deviation (gemma3n).
     SparseGelu(f32),
     Sigmoid,
+    LogSigmoid,
     Tanh,
+    /// elu(x) + 1, which is positive.
+    EluPlusOne,
 }
 
 impl Activation {

@@ -9,6 +9,7 @@ pub mod attention;
 pub mod cache;
 pub mod ffn;
 pub mod gated_delta;
+pub mod linear_attention;
 pub mod mla;
 pub mod moe;
 pub mod norm;
@@ -16,6 +17,7 @@ pub mod per_layer;
 pub mod recurrent;
 pub mod rope;
 pub mod rwkv7;
+pub mod sparse;
 
 pub use attention::{
     Attention, BlockSparse, ConvGate, FusedQkv, KvShare, Looped, OutputGate, Projections, QkNorm, QkNormKind,
@@ -24,6 +26,10 @@ pub use attention::{
 pub use cache::CacheKind;
 pub use ffn::{Activation, GegeluMlp, LinearFfn, Mlp, MlpNames, XieluMlp};
 pub use gated_delta::{DeltaHeads, GatedDelta, GatedDeltaLayout, Kda, Projection, QkvNames};
+pub use linear_attention::{
+    DeltaNet, DeltaNorm, Forget, Gla, Gsa, HeadGate, HeadOutput, LinearHeads, Retention, ShortConvs, SlotMap,
+    SlotOutput,
+};
 pub use mla::Mla;
 pub use moe::{DualMoe, Experts, GroupScore, Groups, Moe, Router, RouterWeights, Scoring, Shared};
 pub use norm::{Norm, NormKind};
@@ -31,6 +37,7 @@ pub use per_layer::{AltUp, AltUpLayer, EmbedSkip, KeepEmbeddings, LayerInput, Pe
 pub use recurrent::{Beside, GatedNorm, Mamba, Mamba2, MambaNorms, ShortConv};
 pub use rope::{Rope, RopeScaling};
 pub use rwkv7::{ChannelMix, Rwkv7, Rwkv7Bare, Rwkv7Ranks, UnitNorm};
+pub use sparse::{Moba, Nsa, NsaBlocks};
 
 use std::any::Any;
 use std::fmt::Debug;

@@ -20,6 +20,8 @@ pub fn apply(activation: Activation, x: &Array) -> Array {
             apply(Activation::GeluTanh, &mx::maximum(x - cutoff, 0.0))
         }
         Activation::Sigmoid => x.sigmoid(),
+        Activation::LogSigmoid => nn::log_sigmoid(x),
+        Activation::EluPlusOne => nn::elu(x, 1.0) + 1.0,
         Activation::Tanh => x.tanh(),
     }
 }

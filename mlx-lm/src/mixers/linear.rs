@@ -87,7 +87,7 @@ fn step(q: &Array, k: &Array, v: &Array, g: &Array, read: Reads, s: &Array) -> (
 }
 
 /// [B, H, L, D] to [B, H, N, C, D], filled up with zeros: a token of zeros changes no state.
-fn chunks(a: &Array, chunk: i32) -> Array {
+pub(super) fn chunks(a: &Array, chunk: i32) -> Array {
     let [b, h, l, d] = a.dims();
     let n = (l + chunk - 1) / chunk;
     let a = match n * chunk - l {

@@ -1,22 +1,36 @@
 //! The decoder that all models of the linear-attention library (`fla`) share.
 
 use super::{check_heads, fit, plain_checkpoint, size, size_or, tied_or};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, BranchPart, DeltaHeads, Layer, Mlp, Norm, Part, Rope};
+use crate::blueprint::{
+    Activation, Attention, Blueprint, Branch, BranchPart, DeltaHeads, Layer, LinearHeads, Mlp, Norm, Part, Rope,
+    ShortConvs,
+};
 use crate::config::{Config, Section};
 use crate::weights::Tensors;
+use crate::{Error, Result};
 use std::rc::Rc;
 
 /// `attn_norm`, `attn`, `mlp_norm`, `mlp` in every layer, around the family's mixer or, where `attn` lists the layer,
 /// softmax attention.
 pub fn fla_decoder(c: &Config, hidden: i32, layers: i32, mixer: impl Fn(i32) -> Result<Part>) -> Result<Blueprint> {
+    fla_decoder_with(c, hidden, layers, 4, mixer)
+}
+
+/// As [`fla_decoder`], with another default of `hidden_ratio`.
+pub fn fla_decoder_with(
+    c: &Config,
+    hidden: i32,
+    layers: i32,
+    ratio: i32,
+    mixer: impl Fn(i32) -> Result<Part>,
+) -> Result<Blueprint> {
     if c.has("attnres_block_size") {
         return Err(c.error("attnres_block_size", "attention over residuals is not supported here"));
     }
     let layers = size_or(c, "num_hidden_layers", layers)?;
-    let norm = Norm::rms(c.f32_or("norm_eps", 1e-6f32)?);
+    let norm = Norm::rms(eps(c)?);
     let attention = hybrid_attention(c, hidden, layers)?;
-    let mlp: Part = Rc::new(mlp(c, hidden)?);
+    let mlp: Part = Rc::new(mlp(c, hidden, ratio)?);
     let branch =
         |norm_name: &str, name: &str, part: BranchPart| Branch::new(Some((norm_name.into(), norm)), name, part);
     let layers = attention
@@ -38,14 +52,14 @@ pub fn fla_decoder(c: &Config, hidden: i32, layers: i32, mixer: impl Fn(i32) -> 
 }
 
 /// SwiGLU, by default as wide as 2/3 `hidden_ratio` of the model, in steps of 256.
-fn mlp(c: &Config, hidden: i32) -> Result<Mlp> {
+fn mlp(c: &Config, hidden: i32, ratio: i32) -> Result<Mlp> {
     let act = c.str_or("hidden_act", "swish")?;
     if act != "swish" {
         return Err(c.error("hidden_act", format!("{act} is not supported, only swish")));
     }
     let inner = match c.opt_usize("intermediate_size")? {
         Some(n) => fit(c, "intermediate_size", n)?,
-        None => (i64::from(hidden) * i64::from(size_or(c, "hidden_ratio", 4)?) * 2 / 3) as i32,
+        None => (i64::from(hidden) * i64::from(size_or(c, "hidden_ratio", ratio)?) * 2 / 3) as i32,
     };
     let inner = if c.has("intermediate_size") { inner } else { (inner + 255) / 256 * 256 };
     Ok(Mlp::swiglu(hidden, inner))
@@ -107,8 +121,58 @@ pub fn delta_heads(c: &Config, hidden: i32, heads: i32, key_dim: i32, expand: f6
     check_heads(c, "num_v_heads", h)
 }
 
-/// Convolutions as this crate stores them.
+/// `norm_eps`.
+pub fn eps(c: &Config) -> Result<f32> {
+    c.f32_or("norm_eps", 1e-6f32)
+}
+
+/// Heads of `hidden` channels times `expand_k` and `expand_v`.
+pub fn linear_heads(c: &Config, hidden: i32, heads: i32, expand: (f64, f64), conv: bool) -> Result<LinearHeads> {
+    let heads = size_or(c, "num_heads", heads)?;
+    let kv_heads = size_or(c, "num_kv_heads", heads)?;
+    if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 {
+        return Err(c.error("num_kv_heads", format!("{kv_heads} does not divide {heads} heads")));
+    }
+    let width = |key: &str, by: f64| {
+        let all = (f64::from(hidden) * by).round();
+        match all as i32 % heads {
+            0 if all >= 1.0 => Ok(all as i32 / heads),
+            _ => Err(c.error(key, format!("{all} channels do not divide into {heads} heads"))),
+        }
+    };
+    let conv = if conv { Some(ShortConvs { taps: size_or(c, "conv_size", 4)?, bias: false }) } else { None };
+    let (key_dim, value_dim) = (width("expand_k", expand.0)?, width("expand_v", expand.1)?);
+    Ok(LinearHeads { hidden, heads, kv_heads, key_dim, value_dim, conv })
+}
+
+/// `elementwise_affine` decides whether a norm has a weight.
+pub fn affine(c: &Config, eps: f32) -> Result<Norm> {
+    Ok(if c.flag_or("elementwise_affine", true)? { Norm::rms(eps) } else { Norm::rms_plain(eps) })
+}
+
+/// An activation under `key`.
+pub fn feature_map(c: &Config, key: &str) -> Result<Option<Activation>> {
+    let Some(name) = c.opt_str(key)? else { return Ok(None) };
+    match Activation::from_fla(name) {
+        Some(a) => Ok(Some(a)),
+        None => Err(c.error(key, format!("{name:?} is not supported"))),
+    }
+}
+
+/// Convolutions as this crate stores them. Older checkpoints hold gate and up in one matrix, `mlp.gate_proj`.
 pub fn fla_checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     plain_checkpoint(c, t)?;
-    t.conv_last("_conv1d.weight")
+    t.conv_last("_conv1d.weight")?;
+    for gate in t.select(|n| n.ends_with(".mlp.gate_proj.weight")) {
+        let up = gate.replace("gate_proj", "up_proj");
+        if t.has(&up) {
+            continue;
+        }
+        let rows = t.shape(&gate).and_then(|s| s.first().copied()).unwrap_or(0);
+        if rows % 2 != 0 {
+            return Err(Error::tensor(gate, format!("{rows} rows are no gate and up together, and {up} is missing")));
+        }
+        t.split(&gate, 0, &[(rows / 2, &gate), (rows / 2, &up)])?;
+    }
+    Ok(())
 }

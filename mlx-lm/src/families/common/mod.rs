@@ -10,7 +10,7 @@ pub use checkpoint::{drop_extra_layers, plain_checkpoint, text_names, tied_check
 pub use experts::{
     groups, groups_at, noaux_moe, shared_width, split_joined_experts, stack_experts, stack_experts_named,
 };
-pub use fla::{delta_heads, fla_checkpoint, fla_decoder};
+pub use fla::{affine, delta_heads, eps, feature_map, fla_checkpoint, fla_decoder, fla_decoder_with, linear_heads};
 pub use layers::{
     attention, llama_layer, llama_shape, pre_norm_layer, rms, rope, sandwich_layer, sliding_layers, swiglu,
 };
