@@ -34,7 +34,7 @@ pub use mla::Mla;
 pub use moe::{DualMoe, Experts, GroupScore, Groups, Moe, Router, RouterWeights, Scoring, Shared};
 pub use norm::{Norm, NormKind};
 pub use per_layer::{AltUp, AltUpLayer, EmbedSkip, KeepEmbeddings, LayerInput, PerLayerInputs};
-pub use recurrent::{Beside, GatedNorm, Mamba, Mamba2, MambaNorms, ShortConv};
+pub use recurrent::{Beside, GatedNorm, Mamba, Mamba2, MambaNorms, PlamoMamba, RgLru, ShortConv};
 pub use rope::{Rope, RopeScaling};
 pub use rwkv7::{ChannelMix, Rwkv7, Rwkv7Bare, Rwkv7Ranks, UnitNorm};
 pub use sparse::{Moba, Nsa, NsaBlocks};

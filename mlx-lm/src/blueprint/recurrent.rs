@@ -80,3 +80,32 @@ crate::spec!(Mamba, "mamba", |_| CacheKind::Slots(2));
 pub struct Beside(pub [(String, Part); 2]);
 
 crate::spec!(Beside, "beside", |s: &Beside| CacheKind::List(s.0.iter().map(|(_, p)| p.cache()).collect()));
+
+/// Griffin's recurrent block: a gated linear recurrence per channel (recurrent_gemma).
+#[derive(Debug, Clone)]
+pub struct RgLru {
+    pub hidden: i32,
+    pub inner: i32,
+    /// Blocks of the gates' matrices.
+    pub heads: i32,
+    pub kernel: i32,
+}
+
+crate::spec!(RgLru, "rg_lru", |_| CacheKind::Slots(2));
+
+/// Mamba-2's state space between mamba's projections, with RMS norms on time steps, B and C (plamo2).
+#[derive(Debug, Clone)]
+pub struct PlamoMamba {
+    pub hidden: i32,
+    pub heads: i32,
+    pub head_dim: i32,
+    pub state: i32,
+    /// Width of the bottleneck of the time steps.
+    pub dt_rank: i32,
+    /// Bounds of the time steps.
+    pub dt_limit: (f32, f32),
+    pub kernel: i32,
+    pub eps: f32,
+}
+
+crate::spec!(PlamoMamba, "plamo_mamba", |_| CacheKind::Slots(2));

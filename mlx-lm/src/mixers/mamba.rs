@@ -1,6 +1,6 @@
 //! Mamba (Gu and Dao 2023): per channel S = e^(dt A) S + dt x B, y = S C + D x, behind a short convolution.
 
-use super::{Mixer, conv::CausalConv};
+use super::{Mixer, conv::CausalConv, prefix::states};
 use crate::Result;
 use crate::blueprint::{self, MambaNorms};
 use crate::cache::Cache;
@@ -96,31 +96,9 @@ fn scan(i: &Inputs, a: &Array, state: Option<Array>) -> (Array, Array) {
         let (dt, u, b, c) = (cut(&i.dt), cut(&i.u), cut(&i.b), cut(&i.c));
         let decay = (dt.expand_dims(-1) * a).exp();
         let input = (dt * u).expand_dims(-1) * b.expand_dims(2);
-        let states = states(decay, input, &state);
+        let states = states(&decay, &input, &state);
         out.push((&states * c.expand_dims(2)).sum(-1));
         state = mx::contiguous(&states.slice_axis(1, -1..states.dim(1)).squeeze(1));
     }
     (if out.len() == 1 { out.remove(0) } else { mx::concatenate(&out, 1) }, state)
-}
-
-/// S_t = decay_t S_(t-1) + input_t for all t [B, L, D, N], in log2(L) sweeps: each joins neighbours of twice the distance.
-/// Decays are at most 1, so that nothing overflows.
-fn states(mut decay: Array, mut sum: Array, before: &Array) -> Array {
-    let l = sum.dim(1);
-    let first = sum.slice_axis(1, 0..1) + decay.slice_axis(1, 0..1) * before.expand_dims(1);
-    if l == 1 {
-        return first;
-    }
-    sum = mx::concatenate(&[first, sum.slice_axis(1, 1..l)], 1);
-    let mut distance = 1;
-    while distance < l {
-        let joined = |x: &Array, y: Array| mx::concatenate(&[x.slice_axis(1, 0..distance), y], 1);
-        let (late, early) = (distance..l, 0..l - distance);
-        let here = decay.slice_axis(1, late.clone());
-        let next = sum.slice_axis(1, late) + &here * sum.slice_axis(1, early.clone());
-        let both = here * decay.slice_axis(1, early);
-        (sum, decay) = (joined(&sum, next), joined(&decay, both));
-        distance *= 2;
-    }
-    sum
 }

@@ -3,20 +3,60 @@
 use super::{Mixer, conv::CausalConv, linear};
 use crate::Result;
 use crate::blueprint::{self, GatedNorm};
-use crate::cache::Cache;
+use crate::cache::{Cache, Slots};
 use crate::parts::Step;
 use crate::weights::Leaves;
 use mlx::nn::{Leaf, Linear, Module, Param};
 use mlx::{self as mx, Array, Dtype, fast, nn};
+
+/// The state space of all heads: `S = e^(dt A) S + (dt u) B'`, `y = S C + D u`, dt = softplus(dt + bias) within bounds.
+#[derive(Module)]
+pub(super) struct StateSpace {
+    dt_bias: Leaf<Param>,
+    a_log: Leaf<Param>,
+    d: Leaf<Param>,
+    #[module(skip)]
+    heads: i32,
+    #[module(skip)]
+    groups: i32,
+    #[module(skip)]
+    dt_limit: (f32, f32),
+}
+
+impl StateSpace {
+    /// Head h of `heads` uses B and C of group h / (heads / groups).
+    pub fn load(leaves: &Leaves, heads: i32, groups: i32, dt_limit: (f32, f32)) -> Result<Leaf<StateSpace>> {
+        let param = |name: &str| leaves.param(name, &[heads]);
+        let (dt_bias, a_log, d) = (param("dt_bias")?, param("A_log")?, param("D")?);
+        Ok(Leaf::new("", StateSpace { dt_bias, a_log, d, heads, groups, dt_limit }))
+    }
+
+    /// u [B, L, H P], b, c [B, L, G N], dt [B, L, H] to y [B, L, H P]; slot `slot` holds the state.
+    pub fn forward(&self, [u, b, c, dt]: [&Array; 4], slots: &mut Slots, slot: usize) -> Array {
+        let dtype = u.dtype();
+        let heads = |a: &Array, n: i32| a.unflatten(-1, [n, -1]).swapaxes(1, 2);
+        let wide = |a: &Array| {
+            let a = heads(a, self.groups);
+            if self.heads == self.groups { a } else { mx::repeat(&a, self.heads / self.groups, 1) }
+        };
+        let (u, k, q) = (heads(u, self.heads), wide(b), wide(c));
+        let dt = nn::softplus(&(dt.astype(Dtype::Float32) + self.dt_bias.value()));
+        let dt = mx::clip(&dt, Some(self.dt_limit.0), Some(self.dt_limit.1));
+        let g = -(&dt * self.a_log.value().astype(Dtype::Float32).exp()).swapaxes(1, 2).expand_dims(-1);
+        let v = &u * dt.swapaxes(1, 2).expand_dims(-1);
+        let (y, state) = linear::scan(linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None }, slots.take(slot));
+        slots.set(slot, state);
+        let y = y + u.astype(Dtype::Float32) * self.d.value().reshape([-1, 1, 1]);
+        y.astype(dtype).swapaxes(1, 2).flatten(-2, -1)
+    }
+}
 
 /// One mamba-2 mixer.
 #[derive(Module)]
 pub struct Mamba2 {
     in_proj: Leaf<Linear>,
     conv1d: Leaf<CausalConv>,
-    dt_bias: Leaf<Param>,
-    a_log: Leaf<Param>,
-    d: Leaf<Param>,
+    space: Leaf<StateSpace>,
     norm: Option<Leaf<Param>>,
     out_proj: Leaf<Linear>,
     #[module(skip)]
@@ -29,9 +69,7 @@ pub(super) fn build(s: &blueprint::Mamba2, leaves: &Leaves) -> Result<Mamba2> {
     Ok(Mamba2 {
         in_proj: leaves.linear("in_proj", s.hidden, inner + conv + s.heads, s.bias)?,
         conv1d: CausalConv::load(leaves, "conv1d", conv, s.kernel, s.conv_bias)?,
-        dt_bias: leaves.param("dt_bias", &[s.heads])?,
-        a_log: leaves.param("A_log", &[s.heads])?,
-        d: leaves.param("D", &[s.heads])?,
+        space: StateSpace::load(leaves, s.heads, s.groups, s.dt_limit)?,
         norm: match s.norm {
             GatedNorm::None => None,
             _ => Some(leaves.param("norm.weight", &[inner])?),
@@ -62,7 +100,6 @@ impl Mamba2 {
 impl Mixer for Mamba2 {
     fn forward(&self, x: &Array, _: &Step, cache: &mut dyn Cache) -> Array {
         let s = &self.spec;
-        let [batch, l, _] = x.dims();
         let slots = cache.slots();
         let inner = s.heads * s.head_dim;
         let conv = inner + 2 * s.groups * s.state;
@@ -70,19 +107,8 @@ impl Mixer for Mamba2 {
         let y = self.conv1d.forward(&p[1], slots, 0);
         let y = nn::silu(&y);
         let parts = y.split_at(&[inner, inner + s.groups * s.state], -1);
-        let heads = |a: &Array, n: i32| a.reshape([batch, l, n, -1]).transpose([0, 2, 1, 3]);
-        let (u, b, c) = (heads(&parts[0], s.heads), heads(&parts[1], s.groups), heads(&parts[2], s.groups));
-        let wide = |a: Array| if s.heads == s.groups { a } else { mx::repeat(&a, s.heads / s.groups, 1) };
-        let dt = nn::softplus(&(p[2].astype(Dtype::Float32) + self.dt_bias.value()));
-        let dt = mx::clip(&dt, Some(s.dt_limit.0), Some(s.dt_limit.1));
-        let g = -(&dt * self.a_log.value().astype(Dtype::Float32).exp()).swapaxes(1, 2).expand_dims(-1);
-        let v = &u * dt.swapaxes(1, 2).expand_dims(-1);
-        let (b, c) = (wide(b), wide(c));
-        let (y, state) = linear::scan(linear::Inputs { q: &c, k: &b, v: &v, g: &g, read: None }, slots.take(1));
-        slots.set(1, state);
-        slots.advance(l);
-        let y = y + u.astype(Dtype::Float32) * self.d.value().reshape([-1, 1, 1]);
-        let y = y.astype(x.dtype()).transpose([0, 2, 1, 3]).reshape([batch, l, inner]);
+        let y = self.space.forward([&parts[0], &parts[1], &parts[2], &p[2]], slots, 1);
+        slots.advance(x.dim(1));
         self.out_proj.forward(&self.gated_norm(&y, &p[0]))
     }
 }

@@ -3,6 +3,7 @@
 use super::rule;
 use mlx::Array;
 use mlx_lm::mixers::linear::{Inputs, Read, delta, scan};
+use mlx_lm::mixers::prefix::states;
 
 const HEADS: usize = 2;
 const K: usize = 4;
@@ -106,4 +107,26 @@ fn the_delta_rule_writes_what_the_decayed_state_gets_wrong() {
         }
     }
     close("outputs", &o, &want);
+}
+
+/// h = decay h + input, number by number, at lengths within, at and across blocks of blocks.
+#[test]
+fn blocks_of_an_element_wise_recurrence_follow_its_formula() {
+    let (start, h0) = random("h", 1, K, -1.0, 1.0);
+    let start = start.flatten(0, 2);
+    for l in [1, 2, 7, 8, 9, 63, 64, 65, 600] {
+        let ((decay, ds), (input, xs)) = (random("decay", l, K, 0.0, 1.0), random("x", l, K, -1.0, 1.0));
+        let mut h: Vec<f64> = h0.iter().map(|&x| x.into()).collect();
+        let mut want = vec![0.0; HEADS * l * K];
+        for (i, h) in h.iter_mut().enumerate() {
+            let (head, at) = (i / K, i % K);
+            for t in 0..l {
+                let n = (head * l + t) * K + at;
+                *h = f64::from(ds[n]) * *h + f64::from(xs[n]);
+                want[n] = *h as f32;
+            }
+        }
+        let got = states(&decay.squeeze(0), &input.squeeze(0), &start);
+        close(&format!("{l} tokens"), &got, &want);
+    }
 }
