@@ -10,6 +10,7 @@ pub mod cache;
 pub mod ffn;
 pub mod gated_delta;
 pub mod linear_attention;
+pub mod longcat;
 pub mod mla;
 pub mod moe;
 pub mod norm;
@@ -30,7 +31,8 @@ pub use linear_attention::{
     DeltaNet, DeltaNorm, Forget, Gla, Gsa, HeadGate, HeadOutput, LinearHeads, Retention, ShortConvs, SlotMap,
     SlotOutput,
 };
-pub use mla::Mla;
+pub use longcat::{NgramEmbeddings, ShortcutLayer};
+pub use mla::{Indexer, Mla, MlaLayout};
 pub use moe::{DualMoe, Experts, GroupScore, Groups, Moe, Router, RouterWeights, Scoring, Shared};
 pub use norm::{Norm, NormKind};
 pub use per_layer::{AltUp, AltUpLayer, EmbedSkip, KeepEmbeddings, LayerInput, PerLayerInputs};
@@ -98,7 +100,7 @@ pub struct Blueprint {
     /// Path and kind of the norm before the head.
     pub norm: Option<(String, Norm)>,
     pub head: Head,
-    /// Arrays that are computed once per forward and shared by layers (per-layer inputs, stream mixing, ...).
+    /// What runs before and after all layers: arrays that these share, wider residual streams, n-gram embeddings.
     pub prologue: Option<Part>,
     /// Further passes over the same layers, each with caches of its own.
     pub again: Vec<Pass>,
@@ -305,10 +307,11 @@ impl Blueprint {
         self
     }
 
-    /// One cache kind per layer and pass, in order.
+    /// One cache kind per layer and pass, in order; before them that of the prologue, if it has one.
     pub fn caches(&self) -> Vec<CacheKind> {
         let own = || self.layers.iter().map(Layer::cache);
+        let first = self.prologue.iter().map(|p| p.cache()).filter(|c| *c != CacheKind::None);
         let again = self.again.iter().flat_map(|p| own().map(|c| p.cache.clone().unwrap_or(c)));
-        own().chain(again).collect()
+        first.chain(own()).chain(again).collect()
     }
 }

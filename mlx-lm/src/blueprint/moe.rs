@@ -15,6 +15,8 @@ pub struct Moe {
     /// Width of an expert.
     pub inner: i32,
     pub bias: bool,
+    /// Further choices of the router that give the token back as it is (longcat_flash).
+    pub zero_experts: i32,
     /// Weights multiply what goes into an expert, not what comes out (llama4).
     pub weigh_input: bool,
     pub shared: Option<Shared>,
@@ -165,6 +167,7 @@ impl Moe {
             body: Experts::Gated(Activation::Silu),
             inner,
             bias: false,
+            zero_experts: 0,
             weigh_input: false,
             shared: None,
         }

@@ -11,6 +11,9 @@ use std::any::Any;
 pub(super) const STEP: i32 = 256;
 
 /// Keys and values of every token seen (`KVCache`): buffers [B, Hkv, T, D] with T a multiple of 256.
+///
+/// Values of no width make it a cache of one tensor per token (latents without a rotated part, an indexer's keys).
+/// Files then hold zeros as wide as the keys, as Python mlx-lm's do; these go with the next update.
 #[derive(Debug, Default, Clone)]
 pub struct KvCache {
     buffers: Option<KvBuffers>,
@@ -45,7 +48,10 @@ impl KvCache {
         };
         let Some(buffers) = self.buffers.take() else { return (fresh(k), fresh(v)) };
         let room = self.offset + new <= buffers.capacity();
-        let (keys, values) = buffers.into_arrays();
+        let (keys, mut values) = buffers.into_arrays();
+        if v.dim(-1) == 0 {
+            values = values.slice_axis(-1, 0..0);
+        }
         if room {
             return (keys, values);
         }
@@ -153,7 +159,11 @@ impl Cache for KvCache {
         Ok(())
     }
     fn state(&self) -> State {
-        State::of_buffers(self.buffers.as_ref().map(KvBuffers::arrays).as_ref(), [self.offset])
+        let mut buffers = self.buffers.as_ref().map(KvBuffers::arrays);
+        if let Some((k, v)) = buffers.as_mut().filter(|(_, v)| v.dim(-1) == 0) {
+            *v = mx::zeros_like(k);
+        }
+        State::of_buffers(buffers.as_ref(), [self.offset])
     }
     fn boxed_clone(&self) -> Box<dyn Cache> {
         Box::new(self.clone())

@@ -49,8 +49,8 @@ fn rescaled(x: &Array, like: &Array) -> Array {
 }
 
 impl Prologue for AltUp {
-    fn before(&self, h: Array, step: &Step) -> Array {
-        let h = self.inputs.before(h, step);
+    fn before(&self, h: Array, step: &Step, _: Option<&mut dyn Cache>) -> Array {
+        let h = self.inputs.before(h, step, None);
         let size = magnitude(&h);
         let others = self.project.iter().map(|p| rescaled(&p.forward(&h), &size));
         mx::stack(&std::iter::once(h.clone()).chain(others).collect::<Vec<_>>(), 0)

@@ -4,8 +4,10 @@ mod altup;
 mod block;
 mod head;
 mod load;
+mod ngram;
 mod prologue;
 mod random;
+mod shortcut;
 
 pub use crate::parts::{Block, Prologue, Registry, Step};
 pub use load::{LoadOptions, Model};
@@ -29,6 +31,7 @@ impl Registry {
         ffn::register(&mut r);
         prologue::register(&mut r);
         altup::register(&mut r);
+        shortcut::register(&mut r);
         r
     }
 }
@@ -129,11 +132,13 @@ impl Decoder {
     /// As [`hidden`](Self::hidden), from embeddings [B, L, D] in place of the model's own.
     pub fn hidden_from(&self, embeddings: Array, ids: &Array, caches: &mut Caches) -> Array {
         let passes = 1 + self.blueprint.again.len();
-        assert_eq!(caches.len(), passes * self.layers.len(), "one cache per layer and pass");
+        let own = self.blueprint.prologue.as_ref().is_some_and(|p| p.cache() != CacheKind::None) as usize;
+        assert_eq!(caches.len(), own + passes * self.layers.len(), "one cache per layer and pass");
+        let (first, caches) = caches.split_at_mut(own);
         let step = Step::new(ids);
         let ahead = ids.dim(-1) == 1 && fast::is_fused();
         let mut h = match &self.prologue {
-            Some(p) => p.before(embeddings, &step),
+            Some(p) => p.before(embeddings, &step, first.first_mut().map(|c| c.as_mut())),
             None => embeddings,
         };
         for (i, (layer, cache)) in self.layers.iter().cycle().zip(caches.iter_mut()).enumerate() {

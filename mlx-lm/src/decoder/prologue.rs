@@ -1,7 +1,9 @@
 //! What runs once per pass around all layers: arrays that every layer needs, and wider residual streams.
 
+use super::ngram::NgramEmbeddings;
 use crate::Result;
 use crate::blueprint::{KeepEmbeddings, Norm as NormSpec, PerLayerInputs as Spec};
+use crate::cache::Cache;
 use crate::parts::{Norm, Prologue, Registry, Step};
 use crate::weights::Leaves;
 use mlx::nn::{Embedding, Leaf, Linear, Module};
@@ -9,6 +11,7 @@ use mlx::{self as mx, Array};
 
 pub(super) fn register(r: &mut Registry) {
     r.prologue(PerLayerInputs::load);
+    r.prologue(NgramEmbeddings::load);
     r.prologue(|_: &KeepEmbeddings, _| Ok(Embeddings {}));
 }
 
@@ -17,7 +20,7 @@ pub(super) fn register(r: &mut Registry) {
 pub(super) struct Embeddings {}
 
 impl Prologue for Embeddings {
-    fn before(&self, h: Array, step: &Step) -> Array {
+    fn before(&self, h: Array, step: &Step, _: Option<&mut dyn Cache>) -> Array {
         step.put("embeddings", h.clone());
         h
     }
@@ -48,7 +51,7 @@ impl PerLayerInputs {
 }
 
 impl Prologue for PerLayerInputs {
-    fn before(&self, h: Array, step: &Step) -> Array {
+    fn before(&self, h: Array, step: &Step, _: Option<&mut dyn Cache>) -> Array {
         let s = &self.spec;
         let split = |a: Array| a.unflatten(-1, [s.layers, s.width]);
         let ids = step.ids();

@@ -2,10 +2,10 @@
 //! chosen by bias-corrected sigmoids within groups.
 
 use super::Family;
-use super::common::{groups, Dims, dims, drop_extra_layers, llama_layer, rms, size, size_or, stack_experts};
-use crate::blueprint::{Blueprint, Layer, Mla, Mlp, Moe, Rope, Router, RouterWeights};
-use crate::config::{Config, RopeKind};
-use crate::weights::Tensors;
+use super::common::{Dims, dims, drop_extra_layers, fit, groups, llama_layer, rms, size, size_or, split_fused_experts, stack_experts};
+use crate::blueprint::{Blueprint, Layer, Mla, MlaLayout, Mlp, Moe, Rope, Router, RouterWeights};
+use crate::config::{Config, RopeConfig, RopeKind};
+use crate::weights::{Tensors, foreign::split_heads};
 use crate::{Error, Result};
 
 pub const FAMILY: Family = Family {
@@ -18,12 +18,18 @@ fn lite(c: &Config) -> bool {
     c.model_type() == "glm4_moe_lite"
 }
 
-pub fn blueprint(c: &Config) -> Result<Blueprint> {
-    let mut d = dims(c)?;
-    if lite(c) {
-        d.eps = c.f32_or("rms_norm_eps", 1e-5f32)?;
-    }
-    let mla = mla(c, &d)?;
+fn sizes(c: &Config) -> Result<Dims> {
+    let d = dims(c)?;
+    Ok(if lite(c) { Dims { eps: c.f32_or("rms_norm_eps", 1e-5f32)?, ..d } } else { d })
+}
+
+fn blueprint(c: &Config) -> Result<Blueprint> {
+    with_attention(c, mla(c, &sizes(c)?)?)
+}
+
+/// The decoder of the family around this attention.
+pub fn with_attention(c: &Config, mla: Mla) -> Result<Blueprint> {
+    let d = sizes(c)?;
     let experts = size_or(c, "n_routed_experts", if lite(c) { 64 } else { 0 })?;
     let first = size_or(c, "first_k_dense_replace", lite(c) as i32)?;
     let every = size_or(c, "moe_layer_freq", 1)?.max(1);
@@ -41,33 +47,32 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
 pub fn mla(c: &Config, d: &Dims) -> Result<Mla> {
     let rope = c.rope()?;
     let (nope_dim, rope_dim) = (size_or(c, "qk_nope_head_dim", 128)?, size_or(c, "qk_rope_head_dim", 64)?);
-    let mut scale = ((nope_dim + rope_dim) as f32).powf(-0.5);
-    if let RopeKind::Yarn(y) = &rope.kind
-        && y.mscale_all_dim != 0.0
-        && y.factor > 1.0
-    {
-        let m = 0.1 * y.mscale_all_dim * y.factor.ln() + 1.0;
-        scale *= (m * m) as f32;
-    }
+    // an explicit null has no bottleneck, an absent key the default one
+    let q_rank = match c.opt_usize("q_lora_rank")? {
+        Some(r) => Some(fit(c, "q_lora_rank", r)?),
+        None if c.is_null("q_lora_rank") => None,
+        None => Some(if lite(c) { 768 } else { 1536 }),
+    };
+    let v_dim = size_or(c, "v_head_dim", if lite(c) { 256 } else { 128 })?;
     let theta = if lite(c) { 1_000_000.0 } else { 10_000.0 };
     Ok(Mla {
-        hidden: d.hidden,
-        heads: d.heads,
-        // an explicit null has no bottleneck, an absent key the default one
-        q_rank: match c.opt_usize("q_lora_rank")? {
-            Some(r) => Some(r as i32),
-            None if c.is_null("q_lora_rank") => None,
-            None => Some(if lite(c) { 768 } else { 1536 }),
-        },
-        kv_rank: size_or(c, "kv_lora_rank", 512)?,
-        nope_dim,
-        rope_dim,
-        v_dim: size_or(c, "v_head_dim", if lite(c) { 256 } else { 128 })?,
         bias: c.flag_or("attention_bias", false)?,
-        eps: if lite(c) { d.eps } else { 1e-6 },
-        scale,
+        eps: Some(if lite(c) { d.eps } else { 1e-6 }),
+        scale: ((nope_dim + rope_dim) as f32).powf(-0.5) * yarn_scale(&rope),
         rope: Some(Rope::from_config(&rope, rope_dim, theta).traditional(true)),
+        layout: MlaLayout::Absorbed,
+        ..Mla::new(d.hidden, d.heads, q_rank, size_or(c, "kv_lora_rank", 512)?, [nope_dim, rope_dim, v_dim])
     })
+}
+
+/// What YaRN multiplies the scale of attention with.
+pub fn yarn_scale(rope: &RopeConfig) -> f32 {
+    match &rope.kind {
+        RopeKind::Yarn(y) if y.mscale_all_dim != 0.0 && y.factor > 1.0 => {
+            (0.1 * y.mscale_all_dim * y.factor.ln() + 1.0).powi(2) as f32
+        }
+        _ => 1.0,
+    }
 }
 
 fn moe(c: &Config, d: &Dims, experts: i32) -> Result<Moe> {
@@ -97,26 +102,22 @@ pub fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     let experts = size_or(c, "n_routed_experts", 0)?;
     if experts > 0 {
         stack_experts(t, d.layers, experts, "mlp.experts", "mlp.switch_mlp")?;
+        split_fused_experts(t, size(c, "moe_intermediate_size")?, "mlp.experts", "mlp.switch_mlp")?;
     }
     split_kv_b(&mla(c, &d)?, t, d.layers)
 }
 
+/// [`split_kv_b_at`] for every layer's `self_attn`.
+pub fn split_kv_b(m: &Mla, t: &mut Tensors, layers: i32) -> Result<()> {
+    (0..layers).try_for_each(|l| split_kv_b_at(m, t, &format!("model.layers.{l}.self_attn")))
+}
+
 /// `kv_b_proj` [H (nope + v), rank] becomes `embed_q` [H, rank, nope] and `unembed_out` [H, v, rank]; a packed one is
 /// packed again in its own form.
-pub fn split_kv_b(m: &Mla, t: &mut Tensors, layers: i32) -> Result<()> {
-    for l in 0..layers {
-        let at = format!("model.layers.{l}.self_attn");
-        crate::weights::foreign::split_heads(
-            t,
-            &format!("{at}.kv_b_proj"),
-            m.heads,
-            m.kv_rank,
-            &[(m.nope_dim, format!("{at}.embed_q"), true), (m.v_dim, format!("{at}.unembed_out"), false)],
-        )
-        .map_err(|e| match e {
-            Error::Mlx(e) => Error::tensor(format!("{at}.kv_b_proj"), e.to_string()),
-            e => e,
-        })?;
-    }
-    Ok(())
+pub fn split_kv_b_at(m: &Mla, t: &mut Tensors, at: &str) -> Result<()> {
+    let parts = [(m.nope_dim, format!("{at}.embed_q"), true), (m.v_dim, format!("{at}.unembed_out"), false)];
+    split_heads(t, &format!("{at}.kv_b_proj"), m.heads, m.kv_rank, &parts).map_err(|e| match e {
+        Error::Mlx(e) => Error::tensor(format!("{at}.kv_b_proj"), e.to_string()),
+        e => e,
+    })
 }

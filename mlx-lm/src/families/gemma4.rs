@@ -2,7 +2,7 @@
 //! layers, per-layer inputs, in some sizes experts beside the MLP.
 
 use super::Family;
-use super::common::{Dims, dims, size, size_or, tied_or};
+use super::common::{Dims, dims, size, size_or, split_fused_experts, tied_or};
 use crate::Result;
 use crate::blueprint::{Activation, Attention, Blueprint, Branch, BranchPart, DualMoe, EmbedScale, Experts, KvShare, Layer, LayerInput, Mlp, Moe, Norm, PerLayerInputs, Projections, QkNormKind, Rope, RopeScaling, Router};
 use crate::config::Config;
@@ -148,15 +148,5 @@ fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
             n.strip_prefix(&at).is_some_and(|n| ["k_proj.", "v_proj.", "k_norm."].iter().any(|p| n.starts_with(p)))
         });
     }
-    let inner = size_or(c, "moe_intermediate_size", 0)?;
-    for l in 0..layers {
-        let at = format!("model.layers.{l}.experts");
-        let to = |leaf: &str| format!("{at}.switch_glu.{leaf}.weight");
-        if t.has(&format!("{at}.gate_up_proj")) {
-            let (gate, up) = (to("gate_proj"), to("up_proj"));
-            t.split(&format!("{at}.gate_up_proj"), 1, &[(inner, &gate), (inner, &up)])?;
-            t.rename(&format!("{at}.down_proj"), to("down_proj"))?;
-        }
-    }
-    Ok(())
+    split_fused_experts(t, size_or(c, "moe_intermediate_size", 0)?, "experts", "experts.switch_glu")
 }

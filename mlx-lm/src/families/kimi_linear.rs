@@ -7,7 +7,7 @@ use super::common::{
 };
 use super::deepseek_v3::split_kv_b;
 use crate::Result;
-use crate::blueprint::{Blueprint, DeltaHeads, Kda, Mla, Mlp, Moe, Part, Projection, QkvNames, Router, Scoring};
+use crate::blueprint::{Blueprint, DeltaHeads, Kda, Mla, MlaLayout, Mlp, Moe, Part, Projection, QkvNames, Router, Scoring};
 use crate::config::Config;
 use crate::weights::Tensors;
 use std::rc::Rc;
@@ -69,19 +69,9 @@ pub fn kda(c: &Config, d: &Dims) -> Result<Kda> {
 
 fn mla(c: &Config, d: &Dims) -> Result<Mla> {
     let (nope_dim, rope_dim) = (size_or(c, "qk_nope_head_dim", d.head_dim)?, size_or(c, "qk_rope_head_dim", 0)?);
-    Ok(Mla {
-        hidden: d.hidden,
-        heads: d.heads,
-        q_rank: None,
-        kv_rank: size(c, "kv_lora_rank")?,
-        nope_dim,
-        rope_dim,
-        v_dim: size_or(c, "v_head_dim", d.head_dim)?,
-        bias: false,
-        eps: d.eps,
-        scale: ((nope_dim + rope_dim) as f32).powf(-0.5),
-        rope: None,
-    })
+    let parts = [nope_dim, rope_dim, size_or(c, "v_head_dim", d.head_dim)?];
+    let m = Mla::new(d.hidden, d.heads, None, size(c, "kv_lora_rank")?, parts);
+    Ok(Mla { eps: Some(d.eps), layout: MlaLayout::Absorbed, ..m })
 }
 
 /// Experts of Kimi's keys: SwiGLU ones, and as many shared ones as `num_shared_experts` side by side.

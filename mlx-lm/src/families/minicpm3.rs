@@ -5,7 +5,7 @@ use super::common::{Dims, dims, llama_layer, plain_checkpoint, rms, size, swiglu
 use super::deepseek_v3::split_kv_b;
 use super::granite::scale_branches;
 use crate::Result;
-use crate::blueprint::{Blueprint, EmbedScale, Mla, Rope};
+use crate::blueprint::{Blueprint, EmbedScale, Mla, MlaLayout, Rope};
 use crate::config::Config;
 use crate::weights::Tensors;
 
@@ -26,18 +26,13 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
 
 fn mla(c: &Config, d: &Dims) -> Result<Mla> {
     let (nope_dim, rope_dim) = (size(c, "qk_nope_head_dim")?, size(c, "qk_rope_head_dim")?);
+    let (q_rank, kv_rank) = (size(c, "q_lora_rank")?, size(c, "kv_lora_rank")?);
     Ok(Mla {
-        hidden: d.hidden,
-        heads: d.heads,
-        q_rank: Some(size(c, "q_lora_rank")?),
-        kv_rank: size(c, "kv_lora_rank")?,
-        nope_dim,
-        rope_dim,
-        v_dim: d.hidden / d.heads,
         bias: c.flag_or("attention_bias", false)?,
-        eps: 1e-5,
-        scale: ((nope_dim + rope_dim) as f32).powf(-0.5),
+        eps: Some(1e-5),
         rope: Some(Rope::from_config(&c.rope()?, rope_dim, 1_000_000.0)),
+        layout: MlaLayout::Absorbed,
+        ..Mla::new(d.hidden, d.heads, Some(q_rank), kv_rank, [nope_dim, rope_dim, d.hidden / d.heads])
     })
 }
 

@@ -1,8 +1,8 @@
-//! Text side of Mistral 3 and Pixtral: llama or ministral3 under `language_model`, the head untied by default.
+//! Text side of Mistral 3 and Pixtral: llama, ministral3 or mistral4 under `language_model`, the head untied by default.
 
 use super::Family;
 use super::common::text_names;
-use super::{llama, ministral3};
+use super::{llama, ministral3, mistral4};
 use crate::Result;
 use crate::blueprint::{Blueprint, Tied};
 use crate::config::Config;
@@ -21,13 +21,17 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
 fn text(c: &Config) -> Result<&'static Family> {
     match c.text_model_type() {
         Some("ministral3") => Ok(&ministral3::FAMILY),
+        Some("mistral4") => Ok(&mistral4::FAMILY),
         None | Some("llama") => Ok(&llama::FAMILY),
         Some(other) => Err(c.error("text_config.model_type", format!("{other:?} is not served here"))),
     }
 }
 
-fn checkpoint(_: &Config, t: &mut Tensors) -> Result<()> {
+fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     text_names(t)?;
+    if c.text_model_type() == Some("mistral4") {
+        return mistral4::checkpoint(c, t);
+    }
     t.drop_where(|n| n.ends_with("rotary_emb.inv_freq"));
     Ok(())
 }

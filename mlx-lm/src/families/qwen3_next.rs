@@ -1,7 +1,7 @@
 //! Qwen3-Next and Qwen3.5 (dense and MoE): three Gated DeltaNet layers to one of gated softmax attention.
 
 use super::Family;
-use super::common::{check_heads, dims, dims_of_experts, rms, size, size_or, stack_experts, swiglu, tied_or, plain_checkpoint};
+use super::common::{check_heads, dims, dims_of_experts, rms, size, size_or, split_fused_experts, stack_experts, swiglu, tied_or, plain_checkpoint};
 use crate::Result;
 use crate::blueprint::{
     Attention, Blueprint, Branch, DeltaHeads, GatedDelta, GatedDeltaLayout, Layer, Mlp, Moe, OutputGate, QkNormKind, Rope, Router,
@@ -90,28 +90,13 @@ fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     let published_conv = t.names().any(|n| n.ends_with("conv1d.weight") && t.shape(n).is_some_and(|s| s.last() != Some(&1)));
     if experts > 0 {
         stack_experts(t, layers, experts, "mlp.experts", "mlp.switch_mlp")?;
-        split_gate_up(c, t, layers)?;
+        split_fused_experts(t, size(c, "moe_intermediate_size")?, "mlp.experts", "mlp.switch_mlp")?;
     }
     t.conv_last("conv1d.weight")?;
     // published norms are stored as weight - 1; the layout of other tensors tells whether this checkpoint is published
     if if is_next(c) { published_experts } else { published_conv } {
         let norms = ["input_layernorm.weight", "post_attention_layernorm.weight", "model.norm.weight", "q_norm.weight", "k_norm.weight"];
         t.shift_where(|n| norms.iter().any(|s| n.ends_with(s)), 1.0)?;
-    }
-    Ok(())
-}
-
-/// qwen3_5_moe stores gate and up of all experts in one tensor [E, 2 inner, D].
-fn split_gate_up(c: &Config, t: &mut Tensors, layers: i32) -> Result<()> {
-    let inner = size(c, "moe_intermediate_size")?;
-    for l in 0..layers {
-        let mlp = format!("model.layers.{l}.mlp");
-        let name = format!("{mlp}.experts.gate_up_proj");
-        if t.has(&name) {
-            let (gate, up) = (format!("{mlp}.switch_mlp.gate_proj.weight"), format!("{mlp}.switch_mlp.up_proj.weight"));
-            t.split(&name, 1, &[(inner, &gate), (inner, &up)])?;
-            t.rename(&format!("{mlp}.experts.down_proj"), format!("{mlp}.switch_mlp.down_proj.weight"))?;
-        }
     }
     Ok(())
 }

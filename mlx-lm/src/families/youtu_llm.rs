@@ -22,7 +22,7 @@ fn mla(c: &Config, d: &Dims) -> Result<Mla> {
     let m = deepseek_v3::mla(c, d)?;
     let rope = Rope::from_config(&c.rope()?, m.rope_dim, 1_600_000.0);
     Ok(Mla {
-        eps: d.eps,
+        eps: Some(d.eps),
         scale: ((m.nope_dim + m.rope_dim) as f32).powf(-0.5),
         rope: Some(rope.traditional(c.flag_or("rope_traditional", true)?)),
         ..m

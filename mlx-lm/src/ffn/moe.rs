@@ -23,9 +23,10 @@ pub struct Moe {
 
 pub(super) fn build(s: &blueprint::Moe, leaves: &Leaves, r: &Registry) -> Result<Moe> {
     let shared = s.shared.as_ref();
+    let choices = s.experts + s.zero_experts;
     Ok(Moe {
-        gate: leaves.linear(&s.router.name, s.hidden, s.experts, s.router.bias)?,
-        correction: s.router.correction.as_ref().map(|name| leaves.param(name, &[s.experts])).transpose()?,
+        gate: leaves.linear(&s.router.name, s.hidden, choices, s.router.bias)?,
+        correction: s.router.correction.as_ref().map(|name| leaves.param(name, &[choices])).transpose()?,
         experts: Leaf::new(s.experts_name.as_str(), Experts::load(s, &leaves.at(&s.experts_name))?),
         shared: shared
             .map(|sh| {
@@ -119,12 +120,21 @@ impl Moe {
 
 impl Ffn for Moe {
     fn forward(&self, x: &Array, step: &Step) -> Array {
-        let (indices, weights) = self.route(x);
+        let (mut indices, mut weights) = self.route(x);
+        let mut kept = None;
+        if self.spec.zero_experts > 0 {
+            let zero = indices.greater_equal(self.spec.experts);
+            kept = Some(mx::where_(&zero, &weights, 0.0).sum_keepdims(-1));
+            (indices, weights) = (mx::where_(&zero, 0, &indices), mx::where_(&zero, 0.0, &weights));
+        }
         let mut y = match self.spec.weigh_input {
             // one expert per token: one weight per row
             true => self.experts.forward(&(x * weights.astype(x.dtype())), &indices).sum(-2),
             false => (self.experts.forward(x, &indices) * weights.expand_dims(-1)).sum(-2).astype(x.dtype()),
         };
+        if let Some(weight) = kept {
+            y = y + x * weight.astype(x.dtype());
+        }
         if let Some(shared) = &self.shared {
             let mut z = shared.forward(x, step);
             let mixed = self.spec.shared.as_ref().is_some_and(|s| s.mix.is_some());
@@ -145,7 +155,7 @@ impl Ffn for Moe {
         // few rows only: each token-expert pair reads its matrices by itself
         let few = x.size() / x.dim(-1).max(1) as usize <= 8;
         let plain = s.groups.is_none() && s.sparse_mixer.is_none() && s.softcap.is_none() && !self.spec.weigh_input;
-        if !few || !plain || self.shared.is_some() {
+        if !few || !plain || self.shared.is_some() || self.spec.zero_experts > 0 {
             return None;
         }
         let routing = Routing {

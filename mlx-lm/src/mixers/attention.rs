@@ -93,7 +93,7 @@ pub(super) fn build(s: &blueprint::Attention, leaves: &Leaves) -> Result<Attenti
 }
 
 /// Factors on the next `n` queries: [n, 1], or [B, 1, n, 1] with a position per row.
-fn query_factor(f: &blueprint::QueryScale, position: &Position, n: i32) -> Array {
+pub(super) fn query_factor(f: &blueprint::QueryScale, position: &Position, n: i32) -> Array {
     let at = position.range(n).astype(Dtype::Float32);
     let steps = ((at + f.shift) / f.every).floor();
     let factor = 1.0 + f.beta * (1.0 + steps).log();

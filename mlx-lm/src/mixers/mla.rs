@@ -1,13 +1,16 @@
-//! Multi-head latent attention: one latent row and one rotated key row per token are cached (DeepSeek-V2).
+//! Multi-head latent attention: one latent row and one rotated key row per token are cached (DeepSeek-V2), and with an
+//! indexer only the keys that it chooses are attended to (DeepSeek-V3.2).
 
-use super::{Mixer, rope::Rope};
-use crate::Result;
-use crate::blueprint;
+use super::indexer::{Chosen, Indexer, chosen_mask, chosen_rows};
+use super::latent::Expand;
+use super::{Mixer, attention, rope::Rope};
+use crate::blueprint::{self, MlaLayout};
 use crate::cache::{Attend, Cache, lowest, sdpa};
 use crate::parts::{Norm, Step};
 use crate::weights::Leaves;
+use crate::{Error, Result};
 use mlx::fast::Mask;
-use mlx::nn::{Leaf, Linear, Module, SwitchLinear};
+use mlx::nn::{Leaf, Linear, Module};
 use mlx::{self as mx, Array};
 
 /// Latent attention over [`blueprint::Mla`].
@@ -15,54 +18,111 @@ use mlx::{self as mx, Array};
 pub struct Mla {
     q_proj: Option<Leaf<Linear>>,
     q_a_proj: Option<Leaf<Linear>>,
-    q_a_layernorm: Option<Leaf<Norm>>,
+    q_a_norm: Option<Leaf<Norm>>,
     q_b_proj: Option<Leaf<Linear>>,
-    kv_a_proj_with_mqa: Leaf<Linear>,
-    kv_a_layernorm: Leaf<Norm>,
-    /// [H, rank, nope]: queries into the latent space, or latents to keys.
-    embed_q: Leaf<SwitchLinear>,
-    /// [H, v, rank]: latents to values.
-    unembed_out: Leaf<SwitchLinear>,
+    /// Latents, and rotated keys where these have no matrix of their own.
+    kv_a_proj: Leaf<Linear>,
+    k_rope: Option<Leaf<Linear>>,
+    kv_a_norm: Option<Leaf<Norm>>,
+    expand: Leaf<Expand>,
     o_proj: Leaf<Linear>,
+    indexer: Option<Leaf<Indexer>>,
     #[module(skip)]
     rope: Option<Rope>,
     #[module(skip)]
     spec: blueprint::Mla,
 }
 
+struct Names {
+    /// Down, norm, up.
+    q: [&'static str; 3],
+    kv: [&'static str; 3],
+}
+
+fn names(layout: MlaLayout) -> Names {
+    match layout {
+        MlaLayout::Absorbed | MlaLayout::Joined => Names {
+            q: ["q_a_proj", "q_a_layernorm", "q_b_proj"],
+            kv: ["kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj"],
+        },
+        MlaLayout::Sequential => {
+            Names { q: ["q_proj.0", "q_proj.1", "q_proj.2"], kv: ["kv_proj.0", "kv_proj.1", "kv_proj.2"] }
+        }
+    }
+}
+
 pub(super) fn build(s: &blueprint::Mla, leaves: &Leaves) -> Result<Mla> {
-    let norm = |name: &str, dim: i32| Norm::load(leaves, name, &blueprint::Norm::rms(s.eps), &[dim]);
+    let n = names(s.layout);
+    let norm = |name: &str, dim: i32| {
+        s.eps.map(|eps| Norm::load(leaves, name, &blueprint::Norm::rms(eps), &[dim])).transpose()
+    };
     let q_out = s.heads * (s.nope_dim + s.rope_dim);
-    let (mut q_proj, mut q_a_proj, mut q_a_layernorm, mut q_b_proj) = (None, None, None, None);
+    let (mut q_proj, mut q_a_proj, mut q_a_norm, mut q_b_proj) = (None, None, None, None);
     match s.q_rank {
         None => q_proj = Some(leaves.linear("q_proj", s.hidden, q_out, false)?),
         Some(r) => {
-            q_a_proj = Some(leaves.linear("q_a_proj", s.hidden, r, s.bias)?);
-            q_a_layernorm = Some(norm("q_a_layernorm", r)?);
-            q_b_proj = Some(leaves.linear("q_b_proj", r, q_out, false)?);
+            q_a_proj = Some(leaves.linear(n.q[0], s.hidden, r, s.bias)?);
+            q_a_norm = norm(n.q[1], r)?;
+            q_b_proj = Some(leaves.linear(n.q[2], r, q_out, false)?);
         }
     }
+    let apart = s.layout == MlaLayout::Sequential;
+    let kv_a_rows = s.kv_rank + if apart { 0 } else { s.rope_dim };
+    let indexer = match (&s.indexer, s.q_rank) {
+        (None, _) => None,
+        (Some(i), Some(r)) => Some(Leaf::new("indexer", Indexer::load(i, s, r, &leaves.at("indexer"))?)),
+        (Some(_), None) => {
+            let message = "it reads low-rank queries, this attention has none".into();
+            return Err(Error::Unsupported { what: "mixer", name: "indexer".into(), message });
+        }
+    };
     Ok(Mla {
         q_proj,
         q_a_proj,
-        q_a_layernorm,
+        q_a_norm,
         q_b_proj,
-        kv_a_proj_with_mqa: leaves.linear("kv_a_proj_with_mqa", s.hidden, s.kv_rank + s.rope_dim, s.bias)?,
-        kv_a_layernorm: norm("kv_a_layernorm", s.kv_rank)?,
-        embed_q: leaves.switch_linear("embed_q", s.heads, s.nope_dim, s.kv_rank, false)?,
-        unembed_out: leaves.switch_linear("unembed_out", s.heads, s.kv_rank, s.v_dim, false)?,
+        kv_a_proj: leaves.linear(n.kv[0], s.hidden, kv_a_rows, s.bias)?,
+        k_rope: (apart && s.rope_dim > 0).then(|| leaves.linear("k_rope", s.hidden, s.rope_dim, s.bias)).transpose()?,
+        kv_a_norm: norm(n.kv[1], s.kv_rank)?,
+        expand: Leaf::new("", Expand::load(s, n.kv[2], leaves)?),
         o_proj: leaves.linear("o_proj", s.heads * s.v_dim, s.hidden, s.bias)?,
+        indexer,
         rope: s.rope.as_ref().map(Rope::new),
         spec: s.clone(),
     })
 }
 
-/// x [B, H or 1, L, in] times each head's matrix w [H, out, in], transposed or not.
-fn per_head(w: &SwitchLinear, x: &Array, transpose: bool) -> Array {
-    match (w.quant(), w.scales()) {
-        (Some(q), Some(scales)) => mx::quantized_matmul(x, w.weight(), scales, w.biases(), transpose, q),
-        _ if transpose => x.matmul(&w.weight().swapaxes(-1, -2)),
-        _ => x.matmul(w.weight()),
+fn normed(norm: &Option<Leaf<Norm>>, x: Array) -> Array {
+    norm.as_ref().map_or(x.clone(), |n| n.forward(&x))
+}
+
+fn times(x: Array, factor: f32) -> Array {
+    if factor == 1.0 { x } else { x * factor }
+}
+
+impl Mla {
+    /// Queries [B, L, H (nope + rope)], and what they are expanded from.
+    fn queries(&self, x: &Array) -> (Array, Array) {
+        match (&self.q_proj, &self.q_a_proj, &self.q_b_proj) {
+            (None, Some(a), Some(b)) => {
+                let low = normed(&self.q_a_norm, a.forward(x));
+                (b.forward(&low), low)
+            }
+            (Some(q), ..) => (q.forward(x), x.clone()),
+            _ => unreachable!("built with one or two query projections"),
+        }
+    }
+
+    /// Latents [B, 1, L, rank] and key rows [B, 1, L, rope] before their rotation.
+    fn latents(&self, x: &Array) -> (Array, Array) {
+        let s = &self.spec;
+        let kv_a = self.kv_a_proj.forward(x);
+        let rows = match &self.k_rope {
+            Some(k) => k.forward(x),
+            None => kv_a.slice_axis(-1, s.kv_rank..kv_a.dim(-1)),
+        };
+        let latent = normed(&self.kv_a_norm, kv_a.slice_axis(-1, 0..s.kv_rank));
+        (times(latent, s.kv_factor).expand_dims(1), rows.expand_dims(1))
     }
 }
 
@@ -70,37 +130,58 @@ impl Mixer for Mla {
     fn forward(&self, x: &Array, step: &Step, cache: &mut dyn Cache) -> Array {
         let s = &self.spec;
         let [b, l, _] = x.dims();
-        let q = match (&self.q_proj, &self.q_a_proj, &self.q_a_layernorm, &self.q_b_proj) {
-            (None, Some(a), Some(n), Some(bp)) => bp.forward(&n.forward(&a.forward(x))),
-            (Some(q), ..) => q.forward(x),
-            _ => unreachable!("built with one or two query projections"),
-        };
-        let q = q.reshape([b, l, s.heads, s.nope_dim + s.rope_dim]).transpose([0, 2, 1, 3]);
-        let q_nope = q.slice_axis(-1, 0..s.nope_dim);
-        let q_pe = q.slice_axis(-1, s.nope_dim..s.nope_dim + s.rope_dim);
-        let kv_a = self.kv_a_proj_with_mqa.forward(x);
-        let latent = self.kv_a_layernorm.forward(&kv_a.slice_axis(-1, 0..s.kv_rank)).expand_dims(1);
-        let k_pe = kv_a.slice_axis(-1, s.kv_rank..s.kv_rank + s.rope_dim).expand_dims(1);
-        let kv = cache.kv();
+        let (q, low) = self.queries(x);
+        let mut q = times(attention::split_heads(&q, s.heads), s.q_factor);
+        let (latent, k_pe) = self.latents(x);
+        let kv = if self.indexer.is_some() { cache.part(0).kv() } else { cache.kv() };
         let position = kv.position();
+        if let Some(f) = &s.query_scale {
+            let f = attention::query_factor(f, &position, l);
+            q = &q * f.astype(q.dtype());
+        }
         let turn = |a: Array| self.rope.as_ref().map_or(a.clone(), |r| r.forward(&a, &position));
-        let (q_pe, k_pe) = (turn(q_pe), turn(k_pe));
-        let mask = step.mask_with(kv, l, None, l > 1);
-        let (latent, k_pe) = kv.update(latent, k_pe);
+        let q_nope = q.slice_axis(-1, 0..s.nope_dim);
+        let (q_pe, k_pe) = match s.rope_dim {
+            0 => (None, k_pe),
+            n => (Some(turn(q.slice_axis(-1, s.nope_dim..s.nope_dim + n))), turn(k_pe)),
+        };
+        let mut mask = step.mask_with(kv, l, s.window, l > 1);
+        let (mut latent, mut k_pe) = kv.update(latent, k_pe);
+        if let Some(indexer) = &self.indexer {
+            match indexer.choose(x, &low, &mask, cache.part(1).kv()) {
+                Chosen::All(keys) => {
+                    // computed with this step, lest their graph grow from step to step
+                    if let [with] = mx::depends(&[&latent], &[&keys]).as_slice() {
+                        latent = with.clone();
+                    }
+                }
+                Chosen::Some(i) if l == 1 => {
+                    (latent, k_pe) = (chosen_rows(&i, &latent), chosen_rows(&i, &k_pe));
+                    if let Mask::Array(m) = &mask {
+                        mask = Mask::Array(mx::take_along_axis(m, &i, -1));
+                    }
+                }
+                Chosen::Some(i) => mask = chosen_mask(&i, latent.dim(2), &mask),
+            }
+        }
         // scores of the rotated parts go in as an additive mask
-        let mut pe = (q_pe * s.scale).matmul(&k_pe.swapaxes(-1, -2));
-        if let Mask::Array(m) = &mask {
-            pe = mx::where_(m, &pe, lowest(&pe));
+        if let Some(q_pe) = q_pe {
+            let mut pe = (q_pe * s.scale).matmul(&k_pe.swapaxes(-1, -2));
+            if let Mask::Array(m) = &mask {
+                pe = mx::where_(m, &pe, lowest(&pe));
+            }
+            mask = Mask::Array(pe);
         }
         let attend = |q: &Array, k: &Array, v: &Array| {
-            sdpa(q, k, v, Attend { scale: s.scale, mask: &Mask::Array(pe.clone()), sinks: None, softcap: None })
+            sdpa(q, k, v, Attend { scale: s.scale, mask: &mask, sinks: None, softcap: None })
         };
-        let o = if l == 1 {
+        let o = match self.expand.maps().filter(|_| l == 1) {
             // in the latent space: no key or value is ever expanded
-            let o = attend(&per_head(&self.embed_q, &q_nope, true), &latent, &latent);
-            per_head(&self.unembed_out, &o, true)
-        } else {
-            attend(&q_nope, &per_head(&self.embed_q, &latent, false), &per_head(&self.unembed_out, &latent, true))
+            Some(maps) => maps.values(&attend(&maps.queries(&q_nope), &latent, &latent)),
+            None => {
+                let (k, v) = self.expand.expand(&latent);
+                attend(&q_nope, &k, &v)
+            }
         };
         self.o_proj.forward(&o.transpose([0, 2, 1, 3]).reshape([b, l, -1]))
     }

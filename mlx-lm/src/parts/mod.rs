@@ -57,8 +57,8 @@ pub trait Block: Module {
 
 /// Runs before the first layer and after the last one.
 pub trait Prologue: Module {
-    /// Embeddings [B, L, D] to what the first layer gets.
-    fn before(&self, h: Array, step: &Step) -> Array;
+    /// Embeddings [B, L, D] to what the first layer gets; with the cache that its part declares, if any.
+    fn before(&self, h: Array, step: &Step, cache: Option<&mut dyn Cache>) -> Array;
     /// What the last layer gave to [B, L, D].
     fn after(&self, h: Array, _step: &Step) -> Array {
         h

@@ -67,32 +67,39 @@ fn affine_columns(words: &Array, scales: &Array, zeros: Option<&Array>) -> (Arra
     (weight, scales, biases)
 }
 
-/// Block-scaled e4m3 weights (`weight` + `weight_scale_inv` per block x block) become bf16.
+/// e4m3 weights (`weight` + `weight_scale_inv` per block x block, per expert, or one for all) become bf16.
 pub fn dequantize_fp8(t: &mut Tensors, block: i32) -> Result<()> {
-    for name in t.select(|n| n.ends_with("weight_scale_inv")) {
+    for name in t.select(|n| n.ends_with("_scale_inv")) {
         let weight = name.replace("_scale_inv", "");
         if !t.has(&weight) {
             return Err(Error::tensor(weight, format!("missing beside {name}")));
         }
         let scale = t.take(&name)?;
         let w = t.take(&weight)?;
-        let dense = mx::catch(|| fp8_blocks(&w, &scale, block))?;
+        let Some(dense) = mx::catch(|| fp8_blocks(&w, &scale, block))? else {
+            let shapes = format!("{:?} does not scale {:?} in blocks of {block}", scale.shape(), w.shape());
+            return Err(Error::tensor(name, shapes));
+        };
         t.insert(weight, dense);
     }
     Ok(())
 }
 
-fn fp8_blocks(w: &Array, scale: &Array, block: i32) -> Array {
+/// One scale per block, in the order of their rows and columns, or a scale that broadcasts; `None` where it is neither.
+fn fp8_blocks(w: &Array, scale: &Array, block: i32) -> Option<Array> {
     let w = mx::from_fp8(w, mx::Dtype::Bfloat16);
-    if scale.ndim() != 2 || w.ndim() != 2 {
-        return (w * scale).astype(mx::Dtype::Bfloat16);
+    let up = |n: i32| (n + block - 1) / block;
+    if w.ndim() != 2 || scale.shape() != [up(w.dim(0)), up(w.dim(1))] {
+        let padded = w.shape().iter().rev().zip(scale.shape().iter().rev());
+        let fits = scale.ndim() <= w.ndim() && padded.into_iter().all(|(w, s)| *s == 1 || s == w);
+        return fits.then(|| (w * scale).astype(mx::Dtype::Bfloat16));
     }
     let [m, n] = w.dims();
-    let (down, side) = ((block - m % block) % block, (block - n % block) % block);
+    let (down, side) = (up(m) * block - m, up(n) * block - n);
     let w = mx::pad(&w, &[(0, down), (0, side)], 0.0, mx::PadMode::Constant);
-    let blocks = w.reshape([(m + down) / block, block, (n + side) / block, block]);
+    let blocks = w.reshape([up(m), block, up(n), block]);
     let scaled = (blocks * scale.expand_dims([1, 3])).reshape([m + down, n + side]);
-    mx::contiguous(&scaled.slice_axis(0, 0..m).slice_axis(1, 0..n)).astype(mx::Dtype::Bfloat16)
+    Some(mx::contiguous(&scaled.slice_axis(0, 0..m).slice_axis(1, 0..n)).astype(mx::Dtype::Bfloat16))
 }
 
 /// BitNet's ternary matrices become MLX's 2-bit affine form: row r + i * out / 4 of codes 0, 1, 2 (for -1, 0, 1) lies in

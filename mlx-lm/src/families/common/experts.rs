@@ -72,6 +72,18 @@ pub fn noaux_moe(c: &Config, d: &Dims) -> Result<Moe> {
     })
 }
 
+/// `{from}.gate_up_proj` [E, 2 I, D] and `{from}.down_proj` [E, D, I] (transformers) become matrices under `to`.
+pub fn split_fused_experts(t: &mut Tensors, inner: i32, from: &str, to: &str) -> Result<()> {
+    let (fused, outward) = (format!("{from}.gate_up_proj"), format!("{from}.down_proj"));
+    for name in t.select(|n| n.ends_with(&fused)) {
+        let layer = name.trim_end_matches(fused.as_str());
+        let [gate, up, down] = ["gate_proj", "up_proj", "down_proj"].map(|p| format!("{layer}{to}.{p}.weight"));
+        t.split(&name, 1, &[(inner, &gate), (inner, &up)])?;
+        t.rename(&format!("{layer}{outward}"), down)?;
+    }
+    Ok(())
+}
+
 /// `{from}.gate_up_proj` [E, D, 2 I] and `{from}.down_proj` [E, I, D] become matrices [E, out, in] under `to`.
 pub fn split_joined_experts(t: &mut Tensors, inner: i32, from: &str, to: &str) -> Result<()> {
     let (joined, outward) = (format!("{from}.gate_up_proj"), format!("{from}.down_proj"));
