@@ -29,6 +29,9 @@ pub enum Error {
     Request(String),
     #[error("{0}")]
     Hub(String),
+    /// Another program that cannot be started, fails, or answers what nobody understands.
+    #[error("{}: {message}", program.display())]
+    Program { program: PathBuf, message: String },
     /// An op, an evaluation or an array file failed.
     #[error(transparent)]
     Mlx(#[from] mlx::Error),
@@ -40,6 +43,9 @@ impl Error {
     }
     pub fn file(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
         Error::File { path: path.as_ref().into(), message: message.into() }
+    }
+    pub fn program(program: impl AsRef<Path>, message: impl Into<String>) -> Self {
+        Error::Program { program: program.as_ref().into(), message: message.into() }
     }
     pub fn config(key: impl Into<String>, message: impl Into<String>) -> Self {
         Error::Config { key: key.into(), message: message.into() }

@@ -1,8 +1,12 @@
-//! Timing a model as `mlx_lm.benchmark` does: random prompts, no end of sequence, one warm-up, then trials; and where
-//! the time of a decoded token goes ([`profile`]).
+//! Timing a model as `mlx_lm.benchmark` does: random prompts, no end of sequence, one warm-up, then trials; beside
+//! another program ([`compare`]); and where the time of a decoded token goes ([`profile`]).
 
+mod compare;
+mod llama_cpp;
 mod profile;
+mod python;
 
+pub use compare::{Comparison, Other, OtherTrial, Ratios, Spread, compare};
 pub use profile::{Profile, profile, read_bandwidth};
 
 use crate::decoder::{Decoder, eval_caches};
@@ -55,36 +59,59 @@ pub struct Benchmark {
 /// # Errors
 /// Options of zero, a failing evaluation.
 pub fn run(decoder: &Decoder, options: BenchOptions, each: &mut dyn FnMut(usize, &Trial)) -> Result<Benchmark> {
-    let o = options;
-    if [o.prompt_tokens, o.generation_tokens, o.batch_size, o.num_trials].contains(&0) {
-        return Err(Error::Request("a benchmark needs at least one prompt token, token, sequence and trial".into()));
+    options.check()?;
+    one(decoder, &options)?;
+    let mut trials = Vec::with_capacity(options.num_trials);
+    for i in 1..=options.num_trials {
+        let trial = one(decoder, &options)?;
+        each(i, &trial);
+        trials.push(trial);
     }
-    let ids = random_ids(decoder.blueprint().vocab, o.batch_size * o.prompt_tokens);
-    let mut trials = Vec::with_capacity(o.num_trials);
-    for i in 0..=o.num_trials {
-        memory::reset_peak_memory();
-        let trial = if o.batch_size == 1 { single(decoder, &ids, &o)? } else { batch(decoder, &ids, &o)? };
-        memory::clear_cache();
-        if i > 0 {
-            each(i, &trial);
-            trials.push(trial);
-        }
-    }
-    Ok(Benchmark {
-        prompt_tps: median(&trials, |t| t.prompt_tps),
-        generation_tps: median(&trials, |t| t.generation_tps),
-        time_to_first_token: median(&trials, |t| t.time_to_first_token),
-        peak_memory_gb: median(&trials, |t| t.peak_memory_gb),
-        options,
-        trials,
-    })
+    Ok(Benchmark::new(options, trials))
 }
 
-fn median(trials: &[Trial], value: impl Fn(&Trial) -> f64) -> f64 {
-    let mut v: Vec<f64> = trials.iter().map(value).collect();
+impl BenchOptions {
+    fn check(&self) -> Result<()> {
+        if [self.prompt_tokens, self.generation_tokens, self.batch_size, self.num_trials].contains(&0) {
+            return Err(Error::Request(
+                "a benchmark needs at least one prompt token, token, sequence and trial".into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Benchmark {
+    fn new(options: BenchOptions, trials: Vec<Trial>) -> Self {
+        let of = |value: fn(&Trial) -> f64| median(trials.iter().map(value));
+        Benchmark {
+            prompt_tps: of(|t| t.prompt_tps),
+            generation_tps: of(|t| t.generation_tps),
+            time_to_first_token: of(|t| t.time_to_first_token),
+            peak_memory_gb: of(|t| t.peak_memory_gb),
+            options,
+            trials,
+        }
+    }
+}
+
+/// The middle value, or the mean of the two; 0 of none.
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut v: Vec<f64> = values.into_iter().collect();
     v.sort_by(f64::total_cmp);
-    let (low, high) = (v[(v.len() - 1) / 2], v[v.len() / 2]);
-    (low + high) / 2.0
+    match v.len() {
+        0 => 0.0,
+        n => (v[(n - 1) / 2] + v[n / 2]) / 2.0,
+    }
+}
+
+/// One run, with its own peak of memory.
+fn one(decoder: &Decoder, o: &BenchOptions) -> Result<Trial> {
+    let ids = random_ids(decoder.blueprint().vocab, o.batch_size * o.prompt_tokens);
+    memory::reset_peak_memory();
+    let trial = if o.batch_size == 1 { single(decoder, &ids, o)? } else { batch(decoder, &ids, o)? };
+    memory::clear_cache();
+    Ok(trial)
 }
 
 /// Ids below `vocab`, the same every time (splitmix64).

@@ -1,7 +1,7 @@
 //! Where the time of one decoded token goes: ops of its graph, host time to build them, time to evaluate them, bytes
 //! that must be read, and the time that these bytes alone take on this device.
 
-use super::random_ids;
+use super::{median, random_ids};
 use crate::decoder::{Decoder, eval_caches};
 use crate::generate::prefill;
 use crate::{Error, Result};
@@ -80,8 +80,8 @@ pub fn profile(decoder: &Decoder, context: usize, tokens: usize) -> Result<Profi
         tokens,
         ops: ops.values().sum(),
         ops_by_name: ops,
-        build_ms: middle(build),
-        eval_ms: middle(eval),
+        build_ms: median(build),
+        eval_ms: median(eval),
         host_syncs: 1,
         growth_bytes: match (active.first(), active.last()) {
             (Some(a), Some(b)) if active.len() > 1 => (b - a) / (active.len() as i64 - 1),
@@ -92,11 +92,6 @@ pub fn profile(decoder: &Decoder, context: usize, tokens: usize) -> Result<Profi
         bandwidth_gb_s: bandwidth / 1e9,
         floor_ms: (weight_bytes + cache_bytes) as f64 / bandwidth * 1e3,
     })
-}
-
-fn middle(mut v: Vec<f64>) -> f64 {
-    v.sort_by(f64::total_cmp);
-    v.get(v.len() / 2).copied().unwrap_or_default()
 }
 
 /// Bytes of all parameters, less an embedding table that is only looked up.

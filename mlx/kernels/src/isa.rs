@@ -134,6 +134,7 @@ impl fmt::Debug for Isa {
 pub(crate) trait Kernel {
     type Out;
     /// It makes use of bf16 dot products, so it is worth compiling for them.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     const DOTS_BF16: bool = false;
     /// # Safety
     /// The fields' contract, and the instruction set of `S` must be there.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use mlx::Dtype;
 use mlx_lm::Model;
-use mlx_lm::bench::{self, BenchOptions, Profile};
+use mlx_lm::bench::{self, BenchOptions, Other, Profile, Spread};
 use mlx_lm::config::{Config, QuantConfig, QuantParams, read_json};
 use std::path::PathBuf;
 
@@ -47,6 +47,15 @@ pub struct Args {
     /// Say where the time of a decoded token goes, instead.
     #[arg(long)]
     profile: bool,
+    /// Time another program on the same model too, trial by trial in turn.
+    #[arg(long, value_enum, value_name = "PROGRAM", conflicts_with_all = ["profile", "random_weights", "adapter_path"])]
+    compare: Option<OtherArg>,
+    /// The interpreter that has Python mlx-lm.
+    #[arg(long, requires = "compare", value_name = "PATH", default_value = "python3")]
+    python: PathBuf,
+    /// llama.cpp's llama-bench.
+    #[arg(long, requires = "compare", value_name = "PATH", default_value = "llama-bench")]
+    binary: PathBuf,
     /// Print one JSON object and nothing else.
     #[arg(long)]
     json: bool,
@@ -57,6 +66,14 @@ enum DtypeArg {
     Float32,
     Float16,
     Bfloat16,
+}
+
+/// What to compare with.
+#[derive(Clone, Copy, ValueEnum)]
+enum OtherArg {
+    Python,
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -81,6 +98,9 @@ pub fn run(args: Args) -> Result<()> {
         "Timing {} prompt tokens, {} generated tokens, batch size {}.",
         options.prompt_tokens, options.generation_tokens, options.batch_size
     ))?;
+    if let Some(other) = args.compare {
+        return compare(&args, &model, other, options, &show);
+    }
     let mut failed = Ok(());
     let mut wait = Some(Wait::spin("warming up"));
     let result = bench::run(&model.decoder, options, &mut |i, t| {
@@ -101,6 +121,49 @@ pub fn run(args: Args) -> Result<()> {
             result.prompt_tps, result.generation_tps, result.peak_memory_gb
         )),
     }
+}
+
+fn compare(
+    args: &Args,
+    model: &Model,
+    other: OtherArg,
+    options: BenchOptions,
+    show: &dyn Fn(String) -> Result<()>,
+) -> Result<()> {
+    let other = match other {
+        OtherArg::Python => Other::Python(args.python.clone()),
+        OtherArg::LlamaCpp => Other::LlamaCpp(args.binary.clone()),
+    };
+    let mut failed = Ok(());
+    let mut wait = Some(Wait::spin("running both programs"));
+    let result = bench::compare(&model.decoder, &args.model.find()?, &other, options, &mut |i, ours, theirs| {
+        wait = None;
+        let line = show(format!(
+            "Trial {i}: mlx-lm prompt_tps={:.3}, generation_tps={:.3}; {} prompt_tps={:.3}, generation_tps={:.3}",
+            ours.prompt_tps,
+            ours.generation_tps,
+            other.name(),
+            theirs.prompt_tps,
+            theirs.generation_tps
+        ));
+        if failed.is_ok() {
+            failed = line;
+        }
+    })?;
+    failed?;
+    if args.json {
+        return ui::json(&result);
+    }
+    ui::line(format_args!("{}: {}", result.program, result.version))?;
+    for (name, prompt, generation) in [
+        ("mlx-lm", result.ours.prompt_tps, result.ours.generation_tps),
+        (result.program, result.theirs.prompt_tps, result.theirs.generation_tps),
+    ] {
+        ui::line(format_args!("Medians of {name}: prompt_tps={prompt:.3}, generation_tps={generation:.3}"))?;
+    }
+    let spread = |s: Spread| format!("{:.2} ({:.2} to {:.2})", s.median, s.min, s.max);
+    let (prompt, generation) = (spread(result.ratios.prompt_tps), spread(result.ratios.generation_tps));
+    ui::line(format_args!("Ratios, mlx-lm to {}: prompt {prompt}, generation {generation}", result.program))
 }
 
 /// A model of a config's shape.
