@@ -8,6 +8,8 @@
 mod caches;
 #[path = "goldens/case.rs"]
 mod case;
+#[path = "goldens/composed.rs"]
+mod composed;
 #[path = "goldens/families.rs"]
 mod families;
 #[path = "goldens/layers.rs"]

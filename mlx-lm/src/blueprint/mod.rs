@@ -7,6 +7,7 @@
 
 pub mod attention;
 pub mod cache;
+pub mod declared;
 pub mod ffn;
 pub mod gated_delta;
 pub mod linear_attention;
@@ -25,6 +26,7 @@ pub use attention::{
     QueryScale,
 };
 pub use cache::CacheKind;
+pub use declared::{Declared, KINDS, kind_name};
 pub use ffn::{Activation, GegeluMlp, LinearFfn, Mlp, MlpNames, XieluMlp};
 pub use gated_delta::{DeltaHeads, GatedDelta, GatedDeltaLayout, Kda, Projection, QkvNames};
 pub use linear_attention::{
@@ -36,7 +38,7 @@ pub use mla::{Indexer, Mla, MlaLayout};
 pub use moe::{DualMoe, Experts, GroupScore, Groups, Moe, Router, RouterWeights, Scoring, Shared};
 pub use norm::{Norm, NormKind};
 pub use per_layer::{AltUp, AltUpLayer, EmbedSkip, KeepEmbeddings, LayerInput, PerLayerInputs};
-pub use recurrent::{Beside, GatedNorm, Mamba, Mamba2, MambaNorms, PlamoMamba, RgLru, ShortConv};
+pub use recurrent::{Beside, GatedNorm, Mamba, Mamba2, MambaNorms, PlamoMamba, RgLru, ShortConv, Skip};
 pub use rope::{Rope, RopeScaling};
 pub use rwkv7::{ChannelMix, Rwkv7, Rwkv7Bare, Rwkv7Ranks, UnitNorm};
 pub use sparse::{Moba, Nsa, NsaBlocks};
@@ -177,6 +179,8 @@ pub enum LayerBody {
     Parallel { norm: Option<(String, Norm)>, branches: Vec<Branch> },
     /// A topology of its own, with the sublayers inside.
     Custom(Part),
+    /// A mixer by the name of its kind: becomes `Sequential` when the checkpoint is at hand.
+    Declared(Rc<Declared>),
 }
 
 /// `post_norm(part(norm(x))) * scale`: one term of a residual stream.
@@ -249,6 +253,10 @@ impl Layer {
         Layer { body: LayerBody::Custom(Rc::new(part)), scalar: None, shared_cache: None }
     }
 
+    pub fn declared(declared: Declared) -> Self {
+        Layer { body: LayerBody::Declared(Rc::new(declared)), scalar: None, shared_cache: None }
+    }
+
     /// All mixers share this cache.
     pub fn sharing(mut self, cache: CacheKind) -> Self {
         self.shared_cache = Some(cache);
@@ -263,6 +271,7 @@ impl Layer {
         let branches = match &self.body {
             LayerBody::Sequential(b) | LayerBody::Parallel { branches: b, .. } => b,
             LayerBody::Custom(part) => return part.cache(),
+            LayerBody::Declared(_) => return CacheKind::Named("of a declared layer"),
         };
         let mut kinds = branches.iter().filter_map(|b| match &b.part {
             BranchPart::Mixer(m) => Some(m.cache()),

@@ -30,6 +30,16 @@ pub struct Mamba2 {
     pub norm: GatedNorm,
     /// RMSNorm(y silu(z)) (published) instead of RMSNorm(y) silu(z).
     pub gate_first: bool,
+    pub skip: Skip,
+    pub dt_bias: bool,
+}
+
+/// `D`, a factor on what goes straight from input to output in [`Mamba2`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skip {
+    None,
+    PerHead,
+    PerChannel,
 }
 
 /// The norm beside the gate of [`Mamba2`].

@@ -35,6 +35,7 @@ pub(super) fn build(layer: &Layer, hidden: i32, r: &Registry, leaves: &Leaves) -
             one_cache,
         }),
         LayerBody::Custom(spec) => return r.build_block(spec.as_ref(), leaves),
+        LayerBody::Declared(d) => unreachable!("{} is resolved before anything is built", d.kind),
     })
 }
 

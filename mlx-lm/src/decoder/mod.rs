@@ -2,6 +2,7 @@
 
 mod altup;
 mod block;
+mod declared;
 mod head;
 mod load;
 mod ngram;
@@ -54,11 +55,12 @@ impl Decoder {
 
     /// As [`build`](Self::build); `progress` is called with (done, total) layers.
     pub fn build_with(
-        blueprint: Blueprint,
+        mut blueprint: Blueprint,
         registry: &Registry,
         leaves: Leaves,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Decoder> {
+        declared::resolve(&mut blueprint, registry, &leaves)?;
         let total = blueprint.layers.len();
         let embed = Embed::load(&blueprint, &leaves)?;
         let prologue = blueprint.prologue.as_ref().map(|p| registry.build_prologue(p.as_ref(), &leaves)).transpose()?;

@@ -3,7 +3,7 @@
 use super::Family;
 use super::common::{Dims, check_groups, dims, rms, size, size_or, tied_checkpoint, tied_or};
 use crate::Result;
-use crate::blueprint::{Attention, Beside, Blueprint, Branch, GatedNorm, Layer, Mamba2, Mlp, Rope};
+use crate::blueprint::{Attention, Beside, Blueprint, Branch, GatedNorm, Layer, Mamba2, Mlp, Rope, Skip};
 use crate::config::Config;
 use crate::weights::Tensors;
 use std::rc::Rc;
@@ -46,6 +46,8 @@ fn mamba(c: &Config, d: &Dims) -> Result<Mamba2> {
         eps: d.eps,
         norm: if c.flag_or("mamba_rms_norm", false)? { GatedNorm::Whole } else { GatedNorm::None },
         gate_first: !c.flag_or("mamba_norm_before_gate", false)?,
+        skip: Skip::PerHead,
+        dt_bias: true,
     };
     if c.flag_or("projectors_bias", false)? != m.bias {
         return Err(c.error("projectors_bias", "differs from mamba_proj_bias, which is not supported"));

@@ -5,9 +5,7 @@ use super::common::{Dims, check_groups, time_step_limit, dims, rms, size, size_o
 use super::granite::scale_branches;
 use super::granitemoe::split_experts;
 use crate::Result;
-use crate::blueprint::{
-    Attention, Blueprint, Branch, EmbedScale, GatedNorm, Layer, Mamba2, Mlp, Moe, Rope, Router,
-};
+use crate::blueprint::{Attention, Blueprint, Branch, EmbedScale, GatedNorm, Layer, Mamba2, Mlp, Moe, Rope, Router, Skip};
 use crate::config::Config;
 use crate::weights::Tensors;
 
@@ -66,6 +64,8 @@ fn mamba(c: &Config, d: &Dims) -> Result<Mamba2> {
         eps: d.eps,
         norm: GatedNorm::Whole,
         gate_first: true,
+        skip: Skip::PerHead,
+        dt_bias: true,
     };
     check_groups(c, "mamba_n_groups", m)
 }

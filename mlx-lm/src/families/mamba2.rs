@@ -1,18 +1,34 @@
-//! Mamba-2: nothing but state space layers.
+//! Mamba-2: nothing but state space layers, as transformers and mlx-lm write them, and as the linear-attention library
+//! does (whose norm beside the gate is over groups of channels).
 
 use super::Family;
-use super::common::{check_groups, size, size_or, time_step_limit, tied_checkpoint, tied_or};
+use super::common::{check_groups, limits, plain_checkpoint, size, size_or, tied_checkpoint, tied_or, time_step_limit};
 use crate::Result;
-use crate::blueprint::{Blueprint, Branch, GatedNorm, Layer, Mamba2, Norm};
+use crate::blueprint::{Blueprint, Branch, GatedNorm, Layer, Mamba2, Norm, Skip};
 use crate::config::Config;
 use crate::weights::Tensors;
 
 pub const FAMILY: Family = Family { model_types: &["mamba2"], blueprint, checkpoint };
 
+/// Written by the linear-attention library, which alone has these keys.
+fn is_fla(c: &Config) -> bool {
+    c.has("norm_before_gate") || c.has("rmsnorm")
+}
+
 fn blueprint(c: &Config) -> Result<Blueprint> {
-    let (hidden, eps) = (size(c, "hidden_size")?, c.f32("layer_norm_epsilon")?);
+    let hidden = size(c, "hidden_size")?;
+    let mixer = if is_fla(c) { fla(c, hidden)? } else { published(c, hidden)? };
+    let eps = mixer.eps;
+    let mixer = check_groups(c, "n_groups", mixer)?;
+    let norm = Norm::rms(if is_fla(c) { eps } else { 1e-5 });
+    let layers = vec![Layer::sequential([Branch::mixer("norm", norm, "mixer", mixer)]); size(c, "num_hidden_layers")? as usize];
+    let b = Blueprint::new(size(c, "vocab_size")?, hidden, Norm::rms(eps), tied_or(c, !is_fla(c))?, layers);
+    Ok(b.paths("backbone.embeddings", "backbone.layers", "backbone.norm_f"))
+}
+
+fn published(c: &Config, hidden: i32) -> Result<Mamba2> {
     let state = if c.has("ssm_state_size") { size(c, "ssm_state_size")? } else { size(c, "state_size")? };
-    let mixer = Mamba2 {
+    Ok(Mamba2 {
         hidden,
         heads: size(c, "num_heads")?,
         head_dim: size(c, "head_dim")?,
@@ -22,18 +38,36 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
         bias: c.flag("use_bias")?,
         conv_bias: c.flag("use_conv_bias")?,
         dt_limit: time_step_limit(c, (0.0, f32::INFINITY))?,
-        eps,
+        eps: c.f32("layer_norm_epsilon")?,
         norm: GatedNorm::Whole,
         gate_first: true,
-    };
-    let mixer = check_groups(c, "n_groups", mixer)?;
-    let layer = Layer::sequential([Branch::mixer("norm", Norm::rms(1e-5), "mixer", mixer)]);
-    let layers = vec![layer; size(c, "num_hidden_layers")? as usize];
-    let b = Blueprint::new(size(c, "vocab_size")?, hidden, Norm::rms(eps), tied_or(c, true)?, layers);
-    Ok(b.paths("backbone.embeddings", "backbone.layers", "backbone.norm_f"))
+        skip: Skip::PerHead,
+        dt_bias: true,
+    })
+}
+
+fn fla(c: &Config, hidden: i32) -> Result<Mamba2> {
+    let head_dim = size_or(c, "head_dim", 64)?.max(1);
+    Ok(Mamba2 {
+        hidden,
+        heads: size_or(c, "num_heads", size_or(c, "expand", 2)? * hidden / head_dim)?,
+        head_dim,
+        state: size_or(c, "state_size", 128)?,
+        groups: size_or(c, "n_groups", 1)?,
+        kernel: size_or(c, "conv_kernel", 4)?,
+        bias: c.flag("use_bias")?,
+        conv_bias: c.flag_or("use_conv_bias", true)?,
+        dt_limit: limits(c, "dt_limit", (0.0, f32::INFINITY))?,
+        eps: c.f32_or("norm_eps", 1e-5f32)?,
+        norm: if c.flag_or("rmsnorm", true)? { GatedNorm::PerGroup } else { GatedNorm::None },
+        gate_first: !c.flag("norm_before_gate")?,
+        skip: if c.flag("D_has_hdim")? { Skip::PerChannel } else { Skip::PerHead },
+        dt_bias: true,
+    })
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
-    tied_checkpoint(c, t)?;
+    if is_fla(c) { plain_checkpoint(c, t)? } else { tied_checkpoint(c, t)? };
+    t.replace_prefix("backbone.embedding.", "backbone.embeddings.")?;
     t.conv_last("conv1d.weight")
 }

@@ -36,6 +36,7 @@ families! {
     bitnet,
     cohere,
     cohere2,
+    composed,
     dbrx,
     deepseek,
     deepseek_v2,
@@ -145,6 +146,9 @@ families! {
 
 /// The family of a config.
 pub fn find(config: &Config) -> Result<&'static Family> {
+    if composed::is_uniform(config) {
+        return Ok(&composed::FAMILY);
+    }
     let name = config.model_type();
     ALL.iter().find(|f| f.model_types.contains(&name)).ok_or_else(|| Error::Unsupported {
         what: "model_type",

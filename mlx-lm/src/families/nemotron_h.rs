@@ -3,9 +3,7 @@
 use super::Family;
 use super::common::{groups, check_groups, size, size_or, time_step_limit};
 use crate::Result;
-use crate::blueprint::{
-    Activation, Attention, Blueprint, Branch, Experts, GatedNorm, Layer, Mamba2, Mlp, Moe, Norm, Router,
-};
+use crate::blueprint::{Activation, Attention, Blueprint, Branch, Experts, GatedNorm, Layer, Mamba2, Mlp, Moe, Norm, Router, Skip};
 use crate::config::Config;
 use crate::weights::Tensors;
 
@@ -65,6 +63,8 @@ fn mamba(c: &Config, hidden: i32, eps: f32) -> Result<Mamba2> {
         eps,
         norm: GatedNorm::PerGroup,
         gate_first: true,
+        skip: Skip::PerHead,
+        dt_bias: true,
     };
     check_groups(c, "n_groups", m)
 }

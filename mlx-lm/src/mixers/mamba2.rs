@@ -2,7 +2,7 @@
 
 use super::{Mixer, conv::CausalConv, linear};
 use crate::Result;
-use crate::blueprint::{self, GatedNorm};
+use crate::blueprint::{self, GatedNorm, Skip};
 use crate::cache::{Cache, Slots};
 use crate::parts::Step;
 use crate::weights::Leaves;
@@ -12,9 +12,9 @@ use mlx::{self as mx, Array, Dtype, fast, nn};
 /// The state space of all heads: `S = e^(dt A) S + (dt u) B'`, `y = S C + D u`, dt = softplus(dt + bias) within bounds.
 #[derive(Module)]
 pub(super) struct StateSpace {
-    dt_bias: Leaf<Param>,
+    dt_bias: Option<Leaf<Param>>,
     a_log: Leaf<Param>,
-    d: Leaf<Param>,
+    d: Option<Leaf<Param>>,
     #[module(skip)]
     heads: i32,
     #[module(skip)]
@@ -24,10 +24,18 @@ pub(super) struct StateSpace {
 }
 
 impl StateSpace {
-    /// Head h of `heads` uses B and C of group h / (heads / groups).
-    pub fn load(leaves: &Leaves, heads: i32, groups: i32, dt_limit: (f32, f32)) -> Result<Leaf<StateSpace>> {
-        let param = |name: &str| leaves.param(name, &[heads]);
-        let (dt_bias, a_log, d) = (param("dt_bias")?, param("A_log")?, param("D")?);
+    /// Head h of `heads` uses B and C of group h / (heads / groups); `D` has `skip` numbers, one per head or channel, or
+    /// is absent.
+    pub fn load(
+        leaves: &Leaves,
+        [heads, groups]: [i32; 2],
+        dt_limit: (f32, f32),
+        skip: Option<i32>,
+        dt_bias: bool,
+    ) -> Result<Leaf<StateSpace>> {
+        let param = |name: &str, n: i32| leaves.param(name, &[n]);
+        let dt_bias = if dt_bias { Some(param("dt_bias", heads)?) } else { None };
+        let (a_log, d) = (param("A_log", heads)?, skip.map(|n| param("D", n)).transpose()?);
         Ok(Leaf::new("", StateSpace { dt_bias, a_log, d, heads, groups, dt_limit }))
     }
 
@@ -40,13 +48,17 @@ impl StateSpace {
             if self.heads == self.groups { a } else { mx::repeat(&a, self.heads / self.groups, 1) }
         };
         let (u, k, q) = (heads(u, self.heads), wide(b), wide(c));
-        let dt = nn::softplus(&(dt.astype(Dtype::Float32) + self.dt_bias.value()));
+        let dt = dt.astype(Dtype::Float32);
+        let dt = nn::softplus(&self.dt_bias.as_ref().map_or(dt.clone(), |b| dt + b.value()));
         let dt = mx::clip(&dt, Some(self.dt_limit.0), Some(self.dt_limit.1));
         let g = -(&dt * self.a_log.value().astype(Dtype::Float32).exp()).swapaxes(1, 2).expand_dims(-1);
         let v = &u * dt.swapaxes(1, 2).expand_dims(-1);
         let (y, state) = linear::scan(linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None }, slots.take(slot));
         slots.set(slot, state);
-        let y = y + u.astype(Dtype::Float32) * self.d.value().reshape([-1, 1, 1]);
+        let y = match &self.d {
+            Some(d) => y + u.astype(Dtype::Float32) * d.value().reshape([self.heads, 1, -1]),
+            None => y,
+        };
         y.astype(dtype).swapaxes(1, 2).flatten(-2, -1)
     }
 }
@@ -66,10 +78,15 @@ pub struct Mamba2 {
 pub(super) fn build(s: &blueprint::Mamba2, leaves: &Leaves) -> Result<Mamba2> {
     let inner = s.heads * s.head_dim;
     let conv = inner + 2 * s.groups * s.state;
+    let skip = match s.skip {
+        Skip::None => None,
+        Skip::PerHead => Some(s.heads),
+        Skip::PerChannel => Some(inner),
+    };
     Ok(Mamba2 {
         in_proj: leaves.linear("in_proj", s.hidden, inner + conv + s.heads, s.bias)?,
         conv1d: CausalConv::load(leaves, "conv1d", conv, s.kernel, s.conv_bias)?,
-        space: StateSpace::load(leaves, s.heads, s.groups, s.dt_limit)?,
+        space: StateSpace::load(leaves, [s.heads, s.groups], s.dt_limit, skip, s.dt_bias)?,
         norm: match s.norm {
             GatedNorm::None => None,
             _ => Some(leaves.param("norm.weight", &[inner])?),

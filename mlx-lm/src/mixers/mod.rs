@@ -17,6 +17,7 @@ pub mod heads;
 pub mod history;
 mod indexer;
 mod kda;
+mod kinds;
 mod latent;
 pub mod linear;
 mod looped;
@@ -65,4 +66,5 @@ pub fn register(r: &mut Registry) {
     r.mixer(gsa::build);
     r.mixer(nsa::build);
     r.mixer(moba::build);
+    kinds::register(r);
 }

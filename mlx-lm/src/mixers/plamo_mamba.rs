@@ -32,7 +32,7 @@ pub(super) fn build(s: &blueprint::PlamoMamba, leaves: &Leaves) -> Result<PlamoM
         conv1d: CausalConv::load(leaves, "conv1d", inner, s.kernel, false)?,
         bcdt_proj: leaves.linear("bcdt_proj", inner, s.dt_rank + 2 * s.state, false)?,
         dt_proj: leaves.linear("dt_proj", s.dt_rank, s.heads, false)?,
-        space: StateSpace::load(leaves, s.heads, 1, s.dt_limit)?,
+        space: StateSpace::load(leaves, [s.heads, 1], s.dt_limit, Some(s.heads), true)?,
         dt_norm: leaves.param("dt_norm_weight", &[s.dt_rank])?,
         b_norm: leaves.param("B_norm_weight", &[s.state])?,
         c_norm: leaves.param("C_norm_weight", &[s.state])?,

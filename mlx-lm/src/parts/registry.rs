@@ -1,13 +1,16 @@
 //! Which code builds which part of a blueprint.
 
 use super::{Block, Ffn, Mixer, Prologue};
-use crate::blueprint::Spec;
+use crate::blueprint::{Declared, Part, Spec};
 use crate::weights::Leaves;
 use crate::{Error, Result};
 use std::any::TypeId;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 type Build<T> = Box<dyn Fn(&dyn Spec, &Leaves, &Registry) -> Result<Box<T>>>;
+
+/// From a declared layer and the leaves of its mixer to the mixer's part.
+type Kind = Box<dyn Fn(&Declared, &Leaves) -> Result<Part>>;
 
 /// Builders by the type of the blueprint part. [`builtin`](Self::builtin) knows all of this crate; add your own.
 #[derive(Default)]
@@ -16,6 +19,7 @@ pub struct Registry {
     ffns: HashMap<TypeId, Build<dyn Ffn>>,
     blocks: HashMap<TypeId, Build<dyn Block>>,
     prologues: HashMap<TypeId, Build<dyn Prologue>>,
+    kinds: BTreeMap<&'static str, Kind>,
 }
 
 fn lookup<T: ?Sized>(
@@ -82,6 +86,26 @@ impl Registry {
     pub fn prologue<S: Spec, P: Prologue + 'static>(&mut self, build: impl Fn(&S, &Leaves) -> Result<P> + 'static) {
         let build = move |s: &S, l: &Leaves, _: &Registry| build(s, l);
         self.prologues.insert(TypeId::of::<S>(), entry!(build));
+    }
+
+    /// Registers a kind that `layer_types` of composed configs may name.
+    pub fn kind(&mut self, name: &'static str, part: impl Fn(&Declared, &Leaves) -> Result<Part> + 'static) {
+        self.kinds.insert(name, Box::new(part));
+    }
+
+    /// The names of all kinds, sorted.
+    pub fn kinds(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.kinds.keys().copied()
+    }
+
+    /// The mixer of a declared layer, whose leaves lie below `leaves`.
+    pub fn declared(&self, d: &Declared, leaves: &Leaves) -> Result<Part> {
+        let Some(part) = self.kinds.get(d.kind.as_str()) else {
+            let known: Vec<&str> = self.kinds().collect();
+            let message = format!("known kinds are {}", known.join(", "));
+            return Err(Error::Unsupported { what: "mixer", name: d.kind.clone(), message });
+        };
+        part(d, leaves)
     }
 
     pub fn build_mixer(&self, spec: &dyn Spec, leaves: &Leaves) -> Result<Box<dyn Mixer>> {

@@ -55,6 +55,7 @@ pub fn float(v: &Value) -> f32 {
         Value::Number(n) => n.as_f64().unwrap() as f32,
         Value::String(s) if s.contains("-inf") || s.contains("-Inf") => f32::NEG_INFINITY,
         Value::String(s) if s.contains("inf") || s.contains("Inf") => f32::INFINITY,
+        Value::Object(o) => o.get("__float__").map_or(f32::NAN, float),
         _ => f32::NAN,
     }
 }

@@ -221,6 +221,28 @@ fn published(kind: &str, params: &Value, tensors: &mut Tensors) -> Result<Part, 
                 output: bp::HeadOutput { norm: Some(("o_norm".into(), Norm::rms(1e-6))), gate },
             })
         }
+        "mamba2" => {
+            let head_dim = a.int("head_dim", 64);
+            Rc::new(bp::Mamba2 {
+                hidden: a.int("hidden_size", 2048),
+                heads: a.int("num_heads", a.int("expand", 2) * a.int("hidden_size", 2048) / head_dim),
+                head_dim,
+                state: a.int("state_size", 128),
+                groups: a.int("n_groups", 1),
+                kernel: a.int("conv_kernel", 4),
+                bias: a.flag("use_bias", false),
+                conv_bias: a.flag("use_conv_bias", true),
+                dt_limit: match args["dt_limit"].as_array() {
+                    Some(l) => (case::float(&l[0]), case::float(&l[1])),
+                    None => (0.0, f32::INFINITY),
+                },
+                eps: a.num("norm_eps", 1e-5) as f32,
+                norm: if a.flag("rmsnorm", true) { bp::GatedNorm::PerGroup } else { bp::GatedNorm::None },
+                gate_first: !a.flag("norm_before_gate", false),
+                skip: if a.flag("D_has_hdim", false) { bp::Skip::PerChannel } else { bp::Skip::PerHead },
+                dt_bias: true,
+            })
+        }
         "gated_deltanet" => {
             let gate = a.flag("use_gate", true);
             Rc::new(bp::GatedDelta {
@@ -240,6 +262,19 @@ fn published(kind: &str, params: &Value, tensors: &mut Tensors) -> Result<Part, 
             let (decay, gate) = (low_rank("f_proj", false), low_rank("g_proj", true));
             let lower_bound = args["lower_bound"].as_f64().map(|v| v as f32);
             Rc::new(bp::Kda { heads, qkv: bp::QkvNames::separate(), lower_bound, decay, gate })
+        }
+        "mla" => {
+            // an explicit null has no bottleneck
+            let default = if args.get("q_lora_rank").is_some() { None } else { Some(1536) };
+            let sizes = [a.int("qk_nope_head_dim", 128), a.int("qk_rope_head_dim", 64), a.int("v_head_dim", 128)];
+            let (q_rank, hidden) = (a.opt_int("q_lora_rank").or(default), a.int("hidden_size", 2048));
+            Rc::new(bp::Mla {
+                eps: Some(1e-5),
+                rope: rope(sizes[1]),
+                layout: bp::MlaLayout::Sequential,
+                window: a.opt_int("window_size"),
+                ..bp::Mla::new(hidden, a.int("num_heads", 16), q_rank, a.int("kv_lora_rank", 512), sizes)
+            })
         }
         "rwkv7" => {
             let width = a.opt_int("num_heads").map_or(64, |n| hidden / n);
@@ -346,6 +381,10 @@ fn bare(kind: &str, params: &Value) -> Result<Part, String> {
             rope: None,
             output,
         }),
+        "mla" => {
+            let (rank, q_rank) = (a.int("rank", 1), a.opt_int("q_rank"));
+            Rc::new(bp::Mla::new(hidden, h, q_rank, rank, [k, 0, k]))
+        }
         "rwkv7" => Rc::new(bp::Rwkv7Bare { hidden, heads: h, key_dim: k, value_dim: v }),
         other => return Err(format!("load: no mixer for the bare {other}")),
     })

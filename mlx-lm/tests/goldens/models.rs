@@ -22,7 +22,7 @@ pub fn jobs() -> Vec<Job> {
 }
 
 /// The tensors of a case: name, shape, dtype, mul, add. Fused experts get their published names.
-fn tensors(case: &Value) -> Vec<Stored> {
+pub fn tensors(case: &Value) -> Vec<Stored> {
     let seed = case["seed"].as_u64().unwrap();
     let mut out = Vec::new();
     for row in case["tensors"].as_array().unwrap() {

@@ -15,7 +15,7 @@ pub use fla::{affine, delta_heads, eps, feature_map, fla_checkpoint, fla_decoder
 pub use layers::{
     attention, llama_layer, llama_shape, pre_norm_layer, rms, rope, sandwich_layer, sliding_layers, swiglu,
 };
-pub use recurrent::{check_groups, check_heads, time_step_limit};
+pub use recurrent::{check_groups, check_heads, limits, time_step_limit};
 
 use crate::Result;
 use crate::config::{Config, Section};

@@ -14,10 +14,15 @@ pub fn check_groups(c: &Config, key: &str, m: Mamba2) -> Result<Mamba2> {
 
 /// `time_step_limit`: the bounds of the time steps, with the family's default.
 pub fn time_step_limit(c: &Config, default: (f32, f32)) -> Result<(f32, f32)> {
-    match c.opt_f64s("time_step_limit")?.as_deref() {
+    limits(c, "time_step_limit", default)
+}
+
+/// Two bounds under `key`.
+pub fn limits(c: &Config, key: &str, default: (f32, f32)) -> Result<(f32, f32)> {
+    match c.opt_f64s(key)?.as_deref() {
         None => Ok(default),
         Some(&[low, high]) => Ok((low as f32, high as f32)),
-        Some(_) => Err(c.error("time_step_limit", "expected two numbers")),
+        Some(_) => Err(c.error(key, "expected two numbers")),
     }
 }
 
