@@ -4,7 +4,7 @@
 //! general in its arguments; where the library knowingly answers otherwise, [`DIFFERENCES`] says so.
 //!
 //! An area is a line in [`AREAS`] and a `check` that turns one record into a verdict. `MLX_CONFORMANCE_ONLY` picks
-//! records by a part of their function's name.
+//! records by a part of their function's name; `journal` is for runs in parts on another device.
 
 mod conformance {
     pub mod args;
@@ -13,6 +13,7 @@ mod conformance {
     pub mod data;
     pub mod dtypes;
     pub mod factors;
+    pub mod journal;
     pub mod layers;
     pub mod losses;
     pub mod mutate;
@@ -23,6 +24,7 @@ mod conformance {
 }
 
 use conformance::data::{self, Case};
+use conformance::journal::Journal;
 use conformance::verdict::Verdict;
 use conformance::{calls, dtypes, losses, nn, optim, transforms};
 
@@ -75,11 +77,14 @@ fn run(check: fn(&Case) -> Verdict, case: &Case) -> Verdict {
 fn every_record_agrees() {
     let only = std::env::var("MLX_CONFORMANCE_ONLY").unwrap_or_default();
     let (mut agree, mut total, mut wrong, mut excused) = (0, 0, Vec::new(), 0);
+    let mut journal = Journal::open();
     for (name, check) in AREAS {
         let Some(area) = data::load(name) else { continue };
         let before = (agree, total);
         for case in area.cases.iter().filter(|c| c.name.contains(&only) || c.id == only) {
-            match run(*check, case) {
+            let key = format!("{name} {} {}", case.name, case.id);
+            let Some(verdict) = journal.verdict(&key, || run(*check, case)) else { continue };
+            match verdict {
                 Verdict::Skip => {}
                 Verdict::Agree => (agree, total) = (agree + 1, total + 1),
                 Verdict::Differ(message) => {

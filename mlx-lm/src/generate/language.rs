@@ -59,8 +59,8 @@ pub fn load_with(path: impl AsRef<Path>, options: LoadOptions<'_>) -> Result<Lan
 /// On the CPU a GGUF's scales are f32: activations are then f32, which is both exact and faster there.
 pub fn gguf_options() -> GgufOptions {
     match mlx::default_device() {
-        Device::Cpu => GgufOptions { scales: Some(Dtype::F32), dense: Dtype::F32 },
-        Device::Gpu(_) => GgufOptions::default(),
+        Device::Cpu => GgufOptions { scales: Some(Dtype::F32), dense: Dtype::F32, half: false },
+        Device::Gpu(_) => GgufOptions::half(),
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Bytes, gguf};
 use crate::config::{Config, read_json};
 use crate::{Error, Result};
 
-pub use super::gguf::model::GgufOptions;
+pub use super::gguf::options::GgufOptions;
 
 /// What kind of files a checkpoint is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]

@@ -191,7 +191,7 @@ fn a_llama_file_becomes_a_checkpoint() {
 
 #[test]
 fn f32_scales_and_dense_types_can_be_chosen() {
-    let options = GgufOptions { scales: Some(Dtype::F32), dense: Dtype::BF16 };
+    let options = GgufOptions { scales: Some(Dtype::F32), dense: Dtype::BF16, half: false };
     let mut file = llama();
     file.tensor("output.weight", &[256, 2], 14);
     let model = GgufModel::new(vec![parse(&file.bytes()).unwrap()], options).unwrap();
@@ -200,6 +200,25 @@ fn f32_scales_and_dense_types_can_be_chosen() {
     assert_eq!(dtype("lm_head.weight"), Dtype::BF16);
     assert_eq!(model.bytes("lm_head.weight").unwrap().len(), 1024);
     assert_eq!(model.config()["tie_word_embeddings"], false);
+}
+
+#[test]
+fn half_gives_hidden_states_one_dtype_of_16_bits() {
+    let dtypes = |mut file: GgufFile, extra: u32| {
+        file.tensor("output.weight", &[256, 2], extra);
+        let model = GgufModel::new(vec![parse(&file.bytes()).unwrap()], GgufOptions::half()).unwrap();
+        let dtype = |end: &str| model.infos().find(|i| i.name.ends_with(end)).map(|i| i.dtype);
+        [dtype("norm.weight"), dtype("embed_tokens.scales"), dtype("lm_head.weight")]
+    };
+    // Q6_K has no packed form; F32 norms become what the scales are
+    assert_eq!(dtypes(llama(), 14), [Some(Dtype::F16); 3]);
+    assert_eq!(dtypes(llama(), 30), [Some(Dtype::BF16); 3]);
+    // gemma's hidden states leave the range of f16
+    let mut gemma = GgufFile::new("gemma");
+    gemma.kv("gemma.block_count", kv::u32(1)).kv("gemma.embedding_length", kv::u32(64));
+    gemma.kv("gemma.attention.head_count", kv::u32(4)).tensor("token_embd.weight", &[64, 10], 3);
+    gemma.tensor("output_norm.weight", &[64], 0);
+    assert_eq!(dtypes(gemma, 14)[0], Some(Dtype::F32));
 }
 
 #[test]
@@ -299,7 +318,7 @@ fn floats(b: &[u8]) -> Vec<f32> {
     b.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-const DENSE: GgufOptions = GgufOptions { scales: None, dense: Dtype::F32 };
+const DENSE: GgufOptions = GgufOptions { scales: None, dense: Dtype::F32, half: false };
 
 #[test]
 fn deepseek_v2_gets_its_kv_b_back_whole() {

@@ -6,6 +6,7 @@ pub mod blocks;
 mod config;
 mod meta;
 pub mod model;
+pub mod options;
 mod parse;
 mod tokenizer;
 mod types;

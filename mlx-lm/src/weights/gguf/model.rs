@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
+use super::options::{GgufOptions, follows_hidden, plain};
 use super::affine::{self, Form};
 use super::arch::{ARCHS, Arch, MIXTRAL, NOT_WEIGHTS};
 use super::config::{self, Facts};
@@ -15,22 +16,6 @@ use super::value::Value;
 use crate::config::{QuantConfig, QuantMode, QuantParams};
 use crate::weights::{Bytes, Dtype, TensorInfo};
 use crate::{Error, Result};
-
-/// Types for what a GGUF converts to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GgufOptions {
-    /// Scales and biases of packed tensors; `None`: the smallest type that holds them exactly (f16 for the legacy
-    /// types, f32 for Q4_K and Q5_K).
-    pub scales: Option<Dtype>,
-    /// What types without packed form are dequantised to: F16 (Python's choice), BF16 or F32.
-    pub dense: Dtype,
-}
-
-impl Default for GgufOptions {
-    fn default() -> Self {
-        GgufOptions { scales: None, dense: Dtype::F16 }
-    }
-}
 
 /// An open GGUF model, possibly of several parts.
 #[derive(Debug)]
@@ -91,6 +76,7 @@ impl GgufModel {
         let arch = arch(&name, &parts)?;
         let facts = Facts::new(&parts, &name);
         let mut map = config::build(&facts, &arch)?;
+        let options = options.settled(&parts, &arch);
         let mut builder =
             Builder { parts: &parts, options, arch, map: &map, outputs: BTreeMap::new(), quant: BTreeMap::new() };
         builder.all()?;
@@ -181,16 +167,6 @@ fn arch(name: &str, parts: &[Gguf]) -> Result<Arch> {
         name: name.into(),
         message: format!("known: {}", ARCHS.iter().map(|a| a.name).collect::<Vec<_>>().join(", ")),
     })
-}
-
-/// The dtype of a type that is not quantised.
-fn plain(ty: GgmlType) -> Option<Dtype> {
-    match ty {
-        GgmlType::F32 => Some(Dtype::F32),
-        GgmlType::F16 => Some(Dtype::F16),
-        GgmlType::BF16 => Some(Dtype::BF16),
-        _ => None,
-    }
 }
 
 fn dense(ty: GgmlType, raw: &[u8], dtype: Dtype, offset: f32) -> Result<Vec<u8>, String> {
@@ -381,7 +357,8 @@ impl Builder<'_> {
                 if name.ends_with("conv.conv.weight") && shape.len() == 2 {
                     shape.push(1);
                 }
-                let dtype = if same { plain(first.ty).unwrap_or(self.options.dense) } else { self.options.dense };
+                let kept = plain(first.ty).filter(|_| same && !(self.options.half && follows_hidden(&first.name)));
+                let dtype = kept.unwrap_or(self.options.dense);
                 self.insert(name, dtype, shape, &sources, Piece::Dense(if norm { 1.0 } else { 0.0 }))
             }
         }
