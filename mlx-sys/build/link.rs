@@ -3,9 +3,12 @@
 use crate::{env::Env, mlx, mlx::Mlx, mlxc, mlxc::Library};
 use std::path::Path;
 
+/// The folder of libmlxc, as vendor/CMakeLists.txt names it.
+const FOLDER: &str = "build-again-if-missing";
+
 /// Links the library, and tells `mlx_sys::BUILD` about it.
 pub fn tell(env: &Env, mlx: &Mlx, library: &Library) {
-    let lib = library.root.join("lib");
+    let lib = library.root.join(FOLDER);
     println!("cargo:rustc-link-search=native={}", lib.display());
     println!("cargo:rustc-link-lib=dylib=mlxc");
     println!("cargo:root={}", library.root.display());

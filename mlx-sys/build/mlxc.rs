@@ -18,7 +18,7 @@ pub const VERSION: &str = "0.7.0";
 
 /// What the finished library lies in.
 pub struct Library {
-    /// The folder whose `lib/` holds libmlxc.
+    /// The folder that holds libmlxc, one level down.
     pub root: PathBuf,
     /// The folder that holds mlx-c's headers as `mlx/c/*.h`.
     pub include: PathBuf,

@@ -24,6 +24,15 @@ int mlxs_array_data_use_count(size_t* res, mlx_array a) {
   return give(res, a, [](auto& x) { return static_cast<size_t>(x.data_shared_ptr().use_count()); });
 }
 
+int mlxs_array_buffer(uintptr_t* buffer, int64_t* offset, mlx_array a) {
+  return mlxs::guarded([&] {
+    auto& x = mlx_array_get_(a);
+    bool ready = x.is_available() && x.flags().row_contiguous;
+    *buffer = ready ? reinterpret_cast<uintptr_t>(x.data_shared_ptr().get()) : 0;
+    *offset = ready ? x.offset() : 0;
+  });
+}
+
 int mlxs_array_detach(mlx_array a) {
   return mlxs::guarded([&] { mlx_array_get_(a).detach(); });
 }

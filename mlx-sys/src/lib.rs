@@ -37,7 +37,7 @@ pub struct Build {
     pub route: &'static str,
     /// `openblas`, `reference`, `accelerate`, or `own` where MLX came with its own choice.
     pub blas: &'static str,
-    /// The folder whose `lib/` holds libmlxc.
+    /// The folder that holds libmlxc, one level down.
     pub root: &'static str,
     /// The folder that holds libmlx.
     pub mlx_lib: &'static str,

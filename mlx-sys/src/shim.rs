@@ -36,6 +36,9 @@ unsafe extern "C" {
     pub fn mlxs_array_use_count(res: *mut usize, a: mlx_array) -> c_int;
     /// Number of arrays that share this array's buffer.
     pub fn mlxs_array_data_use_count(res: *mut usize, a: mlx_array) -> c_int;
+    /// A number for the buffer that holds a computed, row-contiguous array, and where in it the array starts (bytes); 0
+    /// for any other array.
+    pub fn mlxs_array_buffer(buffer: *mut usize, offset: *mut i64, a: mlx_array) -> c_int;
     /// Cuts an evaluated array off its graph.
     pub fn mlxs_array_detach(a: mlx_array) -> c_int;
     /// 0 not scheduled, 1 being computed, 2 readable.

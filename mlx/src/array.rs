@@ -302,6 +302,15 @@ impl Array {
     }
 
     /// How many arrays share this array's buffer, work in flight included; 0 before evaluation.
+    /// A number for the buffer that holds this array, and the byte where it starts there; `None` if it is not computed or
+    /// not row-contiguous.
+    pub(crate) fn buffer(&self) -> Option<(usize, i64)> {
+        let (mut buffer, mut offset) = (0, 0);
+        // SAFETY: valid handle and out-pointers
+        unsafe { sys::mlxs_array_buffer(&mut buffer, &mut offset, self.raw) };
+        (buffer != 0).then_some((buffer, offset))
+    }
+
     pub(crate) fn data_use_count(&self) -> usize {
         let mut n = 0;
         // SAFETY: valid handle and out-pointer

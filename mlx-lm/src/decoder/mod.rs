@@ -4,6 +4,7 @@ mod altup;
 mod block;
 mod declared;
 mod head;
+mod headroom;
 mod load;
 mod ngram;
 mod prologue;
@@ -240,5 +241,6 @@ pub fn eval_caches(caches: &Caches) -> Result<()> {
     for c in caches {
         (c.as_ref() as &dyn Cache).each(&mut |a| arrays.push(a.clone()));
     }
+    let _room = headroom::Headroom::new();
     Ok(mlx::eval(&arrays)?)
 }

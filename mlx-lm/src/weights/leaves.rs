@@ -143,6 +143,10 @@ impl Leaves {
 
     /// The packed form of a weight [..rows, input], if it is stored so.
     fn packed(&self, rows: &[i32], input: i32) -> Result<Option<Packed>> {
+        self.stored(rows, input)?.map(Packed::in_one_buffer).transpose()
+    }
+
+    fn stored(&self, rows: &[i32], input: i32) -> Result<Option<Packed>> {
         if let Some(random) = &self.shared.random {
             return self.packed_random(random, rows, input);
         }
@@ -228,6 +232,19 @@ struct Packed {
     scales: Array,
     biases: Option<Array>,
     quant: Quant,
+}
+
+impl Packed {
+    /// Laid out for kernels that take one array (`mlx::fast::share_buffer`), where there are such.
+    fn in_one_buffer(self) -> Result<Packed> {
+        let arrays: Vec<&Array> = [&self.weight, &self.scales].into_iter().chain(&self.biases).collect();
+        let Some(shared) = mlx::fast::share_buffer(&arrays)? else { return Ok(self) };
+        let mut shared = shared.into_iter();
+        match (shared.next(), shared.next()) {
+            (Some(weight), Some(scales)) => Ok(Packed { weight, scales, biases: shared.next(), quant: self.quant }),
+            _ => Ok(self),
+        }
+    }
 }
 
 /// The config's mode as the array layer names it.

@@ -44,6 +44,22 @@ fn a_graph_node_knows_its_operation_and_inputs_until_it_is_evaluated() {
 }
 
 #[test]
+fn a_view_lies_in_the_buffer_of_what_it_shows() {
+    let place = |x: &Array| {
+        let (mut buffer, mut offset) = (1, 1);
+        call(|| unsafe { mlxs_array_buffer(&mut buffer, &mut offset, x.0) }).unwrap();
+        (buffer, offset)
+    };
+    let a = Array::new(&[1.0, 2.0, 3.0, 4.0], &[4]);
+    let tail = Array::of(|r| unsafe { mlx_slice(r, a.0, [2].as_ptr(), 1, [4].as_ptr(), 1, [1].as_ptr(), 1, stream()) });
+    let tail = tail.unwrap();
+    assert_eq!(place(&tail), (0, 0)); // not computed yet
+    tail.eval().unwrap();
+    assert_eq!((place(&tail).0, place(&tail).1 - place(&a).1), (place(&a).0, 8));
+    assert_ne!(place(&Array::new(&[1.0], &[1])).0, place(&a).0);
+}
+
+#[test]
 fn use_counts_see_every_handle_and_detach_cuts_the_graph() {
     let a = Array::new(&[1.0, 2.0], &[2]);
     let uses = |x: &Array| fact::<usize>(|r| unsafe { mlxs_array_use_count(r, x.0) });

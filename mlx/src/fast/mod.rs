@@ -1,11 +1,13 @@
 //! Fused ops (`mlx.core.fast`) and this crate's own: linear layers with their surroundings, decode attention.
 
+mod buffer;
 mod cuda;
 mod decode;
 mod experts;
 mod kernel;
 mod linear;
 
+pub use buffer::share_buffer;
 pub use decode::{DecodeAttention, KvBuffers, Place, Rotation};
 pub use experts::{RouteScores, RouteWeights, Routing, combine_fused, expert_rows_fused, route_fused};
 pub use kernel::{

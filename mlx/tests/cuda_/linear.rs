@@ -27,6 +27,15 @@ fn weight(shape: &[i32], q: Option<Quant>, dtype: Dtype) -> Weight {
 }
 
 impl Weight {
+    /// The same weight with its arrays in one buffer, where that can be.
+    fn joined(self) -> Weight {
+        let Some((w, s, b, q)) = &self.packed else { return self };
+        let arrays: Vec<&Array> = [w, s].into_iter().chain(b).collect();
+        let Some(mut shared) = fast::share_buffer(&arrays).unwrap() else { return self };
+        let b = b.as_ref().and_then(|_| shared.pop());
+        let (Some(s), Some(w)) = (shared.pop(), shared.pop()) else { unreachable!("as many as before") };
+        Weight { packed: Some((w, s, b, *q)), ..self }
+    }
     fn matrix(&self) -> Matrix<'_> {
         match &self.packed {
             None => Matrix::dense(&self.dense),
@@ -94,6 +103,10 @@ fn check(
     // a second call goes through the loaded module
     let again = fast::linear(&x, &[matrix], f);
     assert_eq!(error(&again, &y), 0.0, "{what}: not the same twice");
+    let w = w.joined();
+    poison((m * n * 2) as usize);
+    let joined = fast::linear(&x, &[w.matrix().with_bias(bias.then_some(&b))], f);
+    assert_eq!(error(&joined, &y), 0.0, "{what}: not the same from one buffer");
     println!("{what}: {e:.1e}");
 }
 
@@ -199,7 +212,7 @@ fn experts_are_chosen_per_row() {
         (Some(Quant::affine(64, 4)), 40, 2),
     ] {
         for gate in [None, Some(Gate::Silu)] {
-            let w = weight(&[experts, if gate.is_some() { 2 * n } else { n }, k], q, Dtype::Bfloat16);
+            let w = weight(&[experts, if gate.is_some() { 2 * n } else { n }, k], q, Dtype::Bfloat16).joined();
             let sorted = rows == 40;
             let mut ids: Vec<u32> = (0..rows * slots).map(|i| (i * 7 + 3) as u32 % experts as u32).collect();
             if sorted {
@@ -250,7 +263,7 @@ fn parts_are_one_matrix_row_by_row() {
     ] {
         for m in [1, 3, 12] {
             let k = 512;
-            let weights: Vec<Weight> = sizes.iter().map(|&n| weight(&[n, k], q, Dtype::Bfloat16)).collect();
+            let weights: Vec<Weight> = sizes.iter().map(|&n| weight(&[n, k], q, Dtype::Bfloat16).joined()).collect();
             let biases: Vec<Array> = sizes.iter().map(|&n| normal(&[n], Dtype::Bfloat16, 1.0)).collect();
             let parts: Vec<Matrix> = weights.iter().zip(&biases).map(|(w, b)| w.matrix().with_bias(Some(b))).collect();
             let (x, nw) = (normal(&[m, 1, k], Dtype::Bfloat16, 1.0), normal(&[k], Dtype::Bfloat16, 0.1) + 1.0);

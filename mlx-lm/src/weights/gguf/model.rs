@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
-use super::options::{GgufOptions, follows_hidden, plain};
 use super::affine::{self, Form};
 use super::arch::{ARCHS, Arch, MIXTRAL, NOT_WEIGHTS};
 use super::config::{self, Facts};
+use super::options::{GgufOptions, follows_hidden, plain};
 use super::parse::{Gguf, GgufTensor};
 use super::types::GgmlType;
 use super::value::Value;

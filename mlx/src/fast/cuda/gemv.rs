@@ -80,12 +80,14 @@ struct Gemv {
     bias: bool,
     residual: bool,
     indexed: bool,
+    /// Scales and offsets lie behind the weight in its buffer: the host passes one array, not three.
+    joined: bool,
 }
 
 impl Spec for Gemv {
     fn name(&self) -> String {
         format!(
-            "gemv_{}_{}_p{}x{}_m{}_w{}u{}_s{}{}_n{}g{}b{}r{}i{}",
+            "gemv_{}_{}_p{}x{}_m{}_w{}u{}_s{}{}_n{}g{}b{}r{}i{}j{}",
             self.format.name(),
             if self.f16 { "f16" } else { "bf16" },
             self.parts,
@@ -99,7 +101,8 @@ impl Spec for Gemv {
             self.gate,
             self.bias as u8,
             self.residual as u8,
-            self.indexed as u8
+            self.indexed as u8,
+            self.joined as u8
         )
     }
 
@@ -118,8 +121,15 @@ impl Spec for Gemv {
             .map(|i| {
                 let on = i < self.parts;
                 let w = declare(on, "u8", &format!("w{i}"));
-                let scales = declare(on && scaled, "u8", &format!("scales{i}"));
-                let biases = declare(on && affine, "u8", &format!("biases{i}"));
+                let behind =
+                    |on: bool, what: &str| if on { format!("{w} + 16ll * {what}_at{i}") } else { "nullptr".into() };
+                let (scales, biases) = match self.joined {
+                    true => (behind(on, "scales"), behind(on && affine, "biases")),
+                    false => (
+                        declare(on && scaled, "u8", &format!("scales{i}")),
+                        declare(on && affine, "u8", &format!("biases{i}")),
+                    ),
+                };
                 let bias = declare(on && self.bias, "u16", &format!("bias{i}"));
                 format!("Part{{{w}, {scales}, {biases}, {bias}}}")
             })
@@ -128,12 +138,15 @@ impl Spec for Gemv {
         let res = declare(self.residual, "u16", "res");
         let idx = declare(self.indexed, "u32", "idx");
         let next = [declare(self.next > 0, "u8", "next0"), declare(self.next > 1, "u8", "next1")].join(", ");
+        let at =
+            |i: u8| format!("int scales_at{i}, {}", if affine { format!("int biases_at{i}, ") } else { String::new() });
+        let places: String = (0..if self.joined { self.parts } else { 0 }).map(at).collect();
         let threads = u32::from(self.warps) * 32;
         // 16 warps of a multiprocessor share its registers
         let blocks = 512 / threads;
         format!(
             "#define HALF {}\n{COMMON}{FORMATS}{GEMV}\nextern \"C\" __global__ void __launch_bounds__({threads}, {blocks}) \
-             {name}({parameters}u16* out, int M, int N, int K, int end0, int end1, int share, int experts, \
+             {name}({parameters}u16* out, {places}int M, int N, int K, int end0, int end1, int share, int experts, \
              int next_bytes, float eps) {{\n\
              gemv<{}, {}, {}, {}, {}, {}, {}, {}, {}>(x, {norm}, {parts}, {res}, {idx}, {next}, out, M, N, K, end0, end1, \
              share, experts, next_bytes, eps);\n}}\n",
@@ -229,6 +242,7 @@ pub(crate) fn gemv(
     let unroll =
         if bound <= 8 && columns_of_blocks % wide == 0 && columns_of_blocks >= wide * warps { wide } else { 1 };
     let next: SmallVec<[&Array; 2]> = f.next.into_iter().flatten().collect();
+    let places: Option<SmallVec<[[Option<i32>; 2]; 3]>> = parts.iter().map(places).collect();
     let spec = Gemv {
         format,
         f16: x.dtype() == Dtype::Float16,
@@ -248,6 +262,7 @@ pub(crate) fn gemv(
         bias: first.bias.is_some(),
         residual: f.residual.is_some(),
         indexed: experts.is_some(),
+        joined: places.is_some(),
     };
     let kernel = kernel(&GEMVS, spec, gpu)?;
     let mut inputs: SmallVec<[&Array; 16]> = SmallVec::new();
@@ -255,7 +270,10 @@ pub(crate) fn gemv(
     inputs.extend(f.norm.map(|n| n.0));
     for p in parts {
         inputs.push(p.weight);
-        inputs.extend([p.scales, p.biases, p.bias].into_iter().flatten());
+        if places.is_none() {
+            inputs.extend([p.scales, p.biases].into_iter().flatten());
+        }
+        inputs.extend(p.bias);
     }
     inputs.extend([f.residual, experts.map(|e| e.idx)].into_iter().flatten());
     inputs.extend(next.iter().copied());
@@ -266,7 +284,9 @@ pub(crate) fn gemv(
     };
     let end = |i: usize| parts[..i.min(parts.len())].iter().map(Matrix::outputs).sum::<i32>();
     let ahead = next.iter().map(|a| a.nbytes()).min().unwrap_or(0).min(PREFETCH / next.len().max(1));
-    let scalars = [
+    let mut scalars: SmallVec<[Scalar; 16]> =
+        places.iter().flatten().flatten().flatten().copied().map(Scalar::Int).collect();
+    scalars.extend([
         Scalar::Int(rows),
         Scalar::Int(n),
         Scalar::Int(k),
@@ -276,11 +296,29 @@ pub(crate) fn gemv(
         Scalar::Int(if first.weight.ndim() > 2 { first.weight.dim(0) } else { 1 }),
         Scalar::Int(ahead as i32),
         Scalar::Float(f.norm.map_or(0.0, |n| n.1)),
-    ];
+    ]);
     // SAFETY: the kernel reads `rows` (or `total`) rows of K and all rows of the parts in this format, of `next` the
     // first `ahead` bytes, and writes `out`
     let result = unsafe { kernel.call(&inputs, &[(out, x.dtype())], &scalars, launch) };
     result.into_iter().next()
+}
+
+/// Where scales and offsets start, in 16 bytes from the start of the weight, if all lie in one buffer.
+fn places(m: &Matrix) -> Option<[Option<i32>; 2]> {
+    let (buffer, start) = m.weight.buffer()?;
+    let place = |a: &Array| {
+        let (b, at) = a.buffer()?;
+        let from = at - start;
+        (b == buffer && from % 16 == 0).then(|| i32::try_from(from / 16).ok())?
+    };
+    let scales = Some(place(m.scales?)?);
+    Some([
+        scales,
+        match m.biases {
+            Some(b) => Some(place(b)?),
+            None => None,
+        },
+    ])
 }
 
 /// Warps a block and blocks of the grid: enough blocks to fill the card, each with equally many tiles.
