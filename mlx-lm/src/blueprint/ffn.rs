@@ -19,6 +19,11 @@ pub enum Activation {
     Tanh,
     /// elu(x) + 1, which is positive.
     EluPlusOne,
+    /// beta tanh(x / beta) sigmoid(x) as a gate, of what `linear` tanh(up / `linear`) lets through (kimi_k3).
+    Situ {
+        beta: f32,
+        linear: Option<f32>,
+    },
 }
 
 impl Activation {

@@ -1,6 +1,6 @@
 //! Multi-head latent attention as data (DeepSeek-V2, arXiv:2405.04434).
 
-use super::{CacheKind, QueryScale, Rope};
+use super::{CacheKind, OutputGate, QueryScale, Rope};
 
 /// Attention over keys and values that are expanded from one latent row per token.
 ///
@@ -24,6 +24,9 @@ pub struct Mla {
     pub scale: f32,
     pub rope: Option<Rope>,
     pub layout: MlaLayout,
+    /// Leaf name of the output projection.
+    pub o: String,
+    pub gate: Option<OutputGate>,
     /// Factor on the queries (longcat_flash).
     pub q_factor: f32,
     /// Factor on the latents after their norm (longcat_flash).
@@ -79,6 +82,8 @@ impl Mla {
             scale: ((nope + rope) as f32).powf(-0.5),
             rope: None,
             layout: MlaLayout::Joined,
+            o: "o_proj".into(),
+            gate: None,
             q_factor: 1.0,
             kv_factor: 1.0,
             query_scale: None,

@@ -10,6 +10,7 @@ pub mod cache;
 pub mod declared;
 pub mod ffn;
 pub mod gated_delta;
+pub mod lightning;
 pub mod linear_attention;
 pub mod longcat;
 pub mod mla;
@@ -17,6 +18,7 @@ pub mod moe;
 pub mod norm;
 pub mod per_layer;
 pub mod recurrent;
+pub mod residual;
 pub mod rope;
 pub mod rwkv7;
 pub mod sparse;
@@ -29,16 +31,18 @@ pub use cache::CacheKind;
 pub use declared::{Declared, KINDS, kind_name};
 pub use ffn::{Activation, GegeluMlp, LinearFfn, Mlp, MlpNames, XieluMlp};
 pub use gated_delta::{DeltaHeads, GatedDelta, GatedDeltaLayout, Kda, Projection, QkvNames};
+pub use lightning::{Lightning, LightningGate};
 pub use linear_attention::{
     DeltaNet, DeltaNorm, Forget, Gla, Gsa, HeadGate, HeadOutput, LinearHeads, Retention, ShortConvs, SlotMap,
     SlotOutput,
 };
 pub use longcat::{NgramEmbeddings, ShortcutLayer};
 pub use mla::{Indexer, Mla, MlaLayout};
-pub use moe::{DualMoe, Experts, GroupScore, Groups, Moe, Router, RouterWeights, Scoring, Shared};
+pub use moe::{DualMoe, Experts, GroupScore, Groups, Latent, Moe, Router, RouterWeights, Scoring, Shared};
 pub use norm::{Norm, NormKind};
 pub use per_layer::{AltUp, AltUpLayer, EmbedSkip, KeepEmbeddings, LayerInput, PerLayerInputs};
 pub use recurrent::{Beside, GatedNorm, Mamba, Mamba2, MambaNorms, PlamoMamba, RgLru, ShortConv, Skip};
+pub use residual::{ResidualBranch, ResidualLayer, ResidualMix};
 pub use rope::{Rope, RopeScaling};
 pub use rwkv7::{ChannelMix, Rwkv7, Rwkv7Bare, Rwkv7Ranks, UnitNorm};
 pub use sparse::{Moba, Nsa, NsaBlocks};

@@ -1,6 +1,6 @@
 //! Mixtures of experts as data.
 
-use super::{Activation, Part};
+use super::{Activation, Norm, Part};
 
 /// y = sum over the chosen experts of weight * expert(x), plus shared experts.
 #[derive(Debug, Clone)]
@@ -19,7 +19,21 @@ pub struct Moe {
     pub zero_experts: i32,
     /// Weights multiply what goes into an expert, not what comes out (llama4).
     pub weigh_input: bool,
+    /// Experts work in a space of their own width.
+    pub latent: Option<Latent>,
     pub shared: Option<Shared>,
+}
+
+/// The way into the space of the experts and back (kimi_k3, nemotron_h).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Latent {
+    pub width: i32,
+    /// Leaf names of the projections into it and out of it.
+    pub down: String,
+    pub up: String,
+    pub bias: bool,
+    /// Leaf name and kind of a norm on what the experts give.
+    pub norm: Option<(String, Norm)>,
 }
 
 /// What one expert computes.
@@ -169,6 +183,7 @@ impl Moe {
             bias: false,
             zero_experts: 0,
             weigh_input: false,
+            latent: None,
             shared: None,
         }
     }

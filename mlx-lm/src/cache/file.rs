@@ -129,6 +129,9 @@ impl PromptCache {
         if caches.is_empty() {
             return Err(Error::file(path, "no caches: not a prompt-cache file"));
         }
+        // recurrent states carry no position: it is that of the layers beside them
+        let seen = caches.iter().map(|c| c.offset()).max().unwrap_or(0);
+        caches.iter_mut().filter_map(|c| c.as_slots()).for_each(|s| s.continue_at(seen));
         let metadata = meta.iter().filter_map(|(k, v)| Some((k.strip_prefix("0.")?.to_string(), v.clone()))).collect();
         Ok(PromptCache { caches, metadata })
     }

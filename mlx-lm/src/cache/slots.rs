@@ -1,20 +1,21 @@
 //! Recurrent state: a few arrays of fixed size.
 
-use super::{Cache, State, take_rows};
+use super::{Cache, Position, State, take_rows};
 use crate::{Error, Result};
 use mlx::{self as mx, Array};
 use std::any::Any;
 
 /// Slots for convolution tails and recurrent states (`ArraysCache`).
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub struct Slots {
     slots: Vec<Option<Array>>,
-    offset: i32,
+    /// Tokens seen, by each row, or by all alike.
+    seen: Vec<i32>,
 }
 
 impl Slots {
     pub fn new(n: usize) -> Self {
-        Slots { slots: vec![None; n], offset: 0 }
+        Slots { slots: vec![None; n], seen: vec![0] }
     }
     /// The state in slot `i`; `None` before the first token.
     pub fn get(&self, i: usize) -> Option<&Array> {
@@ -32,7 +33,23 @@ impl Slots {
     }
     /// Counts `n` more tokens.
     pub fn advance(&mut self, n: i32) {
-        self.offset += n;
+        self.seen.iter_mut().for_each(|s| *s += n);
+    }
+    /// Where the next token of each row stands.
+    pub fn position(&self) -> Position {
+        match self.seen[..] {
+            [n] => Position::At(n),
+            _ => Position::Rows(Array::from(self.seen.clone())),
+        }
+    }
+    /// Tokens seen by each of `rows` rows.
+    fn seen_by(&self, rows: usize) -> Vec<i32> {
+        if self.seen.len() == 1 { vec![self.seen[0]; rows] } else { self.seen.clone() }
+    }
+    /// Row counts, one number where they agree.
+    fn set_seen(&mut self, seen: Vec<i32>) {
+        let first = seen.first().copied().unwrap_or(0);
+        self.seen = if seen.iter().all(|&s| s == first) { vec![first] } else { seen };
     }
 }
 
@@ -41,7 +58,7 @@ impl Cache for Slots {
         "ArraysCache"
     }
     fn offset(&self) -> i32 {
-        self.offset
+        self.seen.iter().copied().max().unwrap_or(0)
     }
     fn each(&self, f: &mut dyn FnMut(&Array)) {
         self.slots.iter().flatten().for_each(f);
@@ -85,10 +102,14 @@ impl Cache for Slots {
                 (None, Some(b)) => Some(mx::concatenate(&[empty(&b, mine), b], 0)),
             };
         }
-        self.offset = self.offset.max(o.offset);
+        let seen = self.seen_by(mine).into_iter().chain(o.seen_by(theirs)).collect();
+        self.set_seen(seen);
         Ok(())
     }
     fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {
+        if self.seen.len() > 1 {
+            self.set_seen(rows.iter().filter_map(|&r| self.seen.get(r).copied()).collect());
+        }
         for s in self.slots.iter_mut().flatten() {
             *s = take_rows(s, rows);
         }
@@ -103,6 +124,10 @@ impl Cache for Slots {
 impl Slots {
     pub(super) fn from_state(s: &State) -> Option<Slots> {
         let slots = s.item(0)?.list()?.iter().map(|i| i.array().cloned()).collect();
-        Some(Slots { slots, offset: 0 })
+        Some(Slots { slots, seen: vec![0] })
+    }
+    /// Continues behind `n` tokens, which the file of a recurrent state does not tell.
+    pub(super) fn continue_at(&mut self, n: i32) {
+        self.seen = vec![n];
     }
 }

@@ -10,26 +10,16 @@ use mlx::nn::{Leaf, Module};
 use mlx::{self as mx, Array, Dtype};
 
 pub(super) fn build(layer: &Layer, hidden: i32, r: &Registry, leaves: &Leaves) -> Result<Box<dyn Block>> {
-    let branches = |specs: &[BranchSpec]| {
-        let mut mixers = 0;
-        specs
-            .iter()
-            .map(|s| {
-                let b = Branch::load(s, hidden, r, leaves, mixers)?;
-                mixers += matches!(s.part, BranchPart::Mixer(_)) as usize;
-                Ok(b)
-            })
-            .collect::<Result<Vec<_>>>()
-    };
+    let all = |specs: &[BranchSpec]| Ok::<_, crate::Error>(Leaf::new("", branches(specs, hidden, r, leaves)?));
     let one_cache = layer.shared_cache.is_some();
     let scalar = layer.scalar.as_ref().map(|name| leaves.param(name, &[1])).transpose()?;
     Ok(match &layer.body {
         LayerBody::Sequential(specs) => {
-            Box::new(Residual { norm: None, branches: branches(specs)?, parallel: false, scalar, one_cache })
+            Box::new(Residual { norm: None, branches: all(specs)?, parallel: false, scalar, one_cache })
         }
         LayerBody::Parallel { norm, branches: specs } => Box::new(Residual {
             norm: norm.as_ref().map(|(name, n)| Norm::load(leaves, name, n, &[hidden])).transpose()?,
-            branches: branches(specs)?,
+            branches: all(specs)?,
             parallel: true,
             scalar,
             one_cache,
@@ -39,22 +29,70 @@ pub(super) fn build(layer: &Layer, hidden: i32, r: &Registry, leaves: &Leaves) -
     })
 }
 
-enum Sublayer {
+pub(super) enum Sublayer {
     Mixer(Box<dyn Mixer>),
     Ffn(Box<dyn Ffn>),
 }
 
+macro_rules! either {
+    ($self:ident, $m:ident => $call:expr) => {
+        match $self {
+            Sublayer::Mixer($m) => $call,
+            Sublayer::Ffn($m) => $call,
+        }
+    };
+}
+
+impl Module for Sublayer {
+    fn visit(&self, path: &mut Path, f: &mut dyn FnMut(&str, &Param)) {
+        either!(self, m => m.visit(path, f))
+    }
+    fn visit_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, &mut Param)) {
+        either!(self, m => m.visit_mut(path, f))
+    }
+    fn layers_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, LayerMut<'_>)) {
+        either!(self, m => m.layers_mut(path, f))
+    }
+    fn set_training(&mut self, on: bool) {
+        either!(self, m => m.set_training(on))
+    }
+    fn modules(&self, path: &mut Path, f: &mut dyn FnMut(&str)) {
+        either!(self, m => m.modules(path, f))
+    }
+}
+
 /// post_norm(sublayer(norm(x))) * scale
-struct Branch {
-    name: String,
+#[derive(Module)]
+pub(super) struct Branch {
     norm: Option<Leaf<Norm>>,
-    sublayer: Sublayer,
+    sublayer: Leaf<Sublayer>,
     post_norm: Option<Leaf<Norm>>,
-    scale: f32,
     gain: Option<Leaf<Param>>,
+    #[module(skip)]
+    scale: f32,
+    #[module(skip)]
     clip_f16: bool,
     /// Which of the layer's caches is this mixer's.
+    #[module(skip)]
     cache: usize,
+}
+
+/// Builds branches in order; each mixer takes the next of the layer's caches.
+pub(super) fn branches<'a>(
+    specs: impl IntoIterator<Item = &'a BranchSpec>,
+    hidden: i32,
+    r: &Registry,
+    leaves: &Leaves,
+) -> Result<Vec<Leaf<Branch>>> {
+    let mut mixers = 0;
+    specs
+        .into_iter()
+        .map(|s| {
+            let b = Branch::load(s, hidden, r, leaves, mixers)?;
+            mixers += matches!(s.part, BranchPart::Mixer(_)) as usize;
+            Ok(Leaf::new("", b))
+        })
+        .collect()
 }
 
 impl Branch {
@@ -68,9 +106,8 @@ impl Branch {
             BranchPart::Ffn(f) => Sublayer::Ffn(r.build_ffn(f.as_ref(), &inner)?),
         };
         Ok(Branch {
-            name: s.name.clone(),
             norm: norm(&s.norm)?,
-            sublayer,
+            sublayer: Leaf::new(s.name.as_str(), sublayer),
             post_norm: norm(&s.post_norm)?,
             scale: s.scale,
             gain: s.gain.as_ref().map(|name| leaves.param(name, &[1])).transpose()?,
@@ -79,7 +116,7 @@ impl Branch {
         })
     }
 
-    fn forward(&self, x: &Array, step: &Step, cache: &mut dyn Cache, many: bool) -> Array {
+    pub fn forward(&self, x: &Array, step: &Step, cache: &mut dyn Cache, many: bool) -> Array {
         let normed;
         let x = match &self.norm {
             Some(n) => {
@@ -88,7 +125,7 @@ impl Branch {
             }
             None => x,
         };
-        let mut y = match &self.sublayer {
+        let mut y = match &*self.sublayer {
             Sublayer::Mixer(m) if many => m.forward(x, step, cache.part(self.cache)),
             Sublayer::Mixer(m) => m.forward(x, step, cache),
             Sublayer::Ffn(f) => f.forward(x, step),
@@ -110,15 +147,19 @@ impl Branch {
             && !(self.clip_f16 && x.dtype() == Dtype::Float16);
         let (weight, eps) = self.norm.as_ref().filter(|_| plain && !many)?.rms()?;
         let around = Around { norm: (&weight, eps), next };
-        match &self.sublayer {
+        match &*self.sublayer {
             Sublayer::Mixer(m) => m.fused(x, &around, cache),
             Sublayer::Ffn(f) => f.fused(x, &around),
         }
     }
 
+    pub fn has_mixer(&self) -> bool {
+        matches!(*self.sublayer, Sublayer::Mixer(_))
+    }
+
     /// What the branch reads first.
     fn first_weights(&self) -> [Option<&Array>; 2] {
-        match &self.sublayer {
+        match &*self.sublayer {
             Sublayer::Ffn(f) => f.first_weights(),
             Sublayer::Mixer(m) => m.first_weights(),
         }
@@ -135,13 +176,16 @@ impl Branch {
 }
 
 /// x + branch(x) one after the other, or x + the sum of all branches of x.
+#[derive(Module)]
 struct Residual {
     norm: Option<Leaf<Norm>>,
-    branches: Vec<Branch>,
+    branches: Leaf<Vec<Leaf<Branch>>>,
+    #[module(skip)]
     parallel: bool,
     /// A learned factor on the output.
     scalar: Option<Leaf<Param>>,
     /// All mixers share the layer's cache.
+    #[module(skip)]
     one_cache: bool,
 }
 
@@ -151,13 +195,13 @@ impl Residual {
     }
 
     fn has_many_caches(&self) -> bool {
-        !self.one_cache && self.branches.iter().filter(|b| matches!(b.sublayer, Sublayer::Mixer(_))).count() > 1
+        !self.one_cache && self.branches.iter().filter(|b| b.has_mixer()).count() > 1
     }
 }
 
 impl Block for Residual {
     fn first_weights(&self) -> [Option<&Array>; 2] {
-        self.branches.first().map_or([None, None], Branch::first_weights)
+        self.branches.first().map_or([None, None], |b| b.first_weights())
     }
 
     fn forward(&self, mut x: Array, step: &Step, cache: &mut dyn Cache) -> Array {
@@ -180,47 +224,10 @@ impl Block for Residual {
             return self.scaled(x);
         }
         let input = self.norm.as_ref().map_or_else(|| x.clone(), |n| n.forward(&x));
-        for b in &self.branches {
+        for b in self.branches.iter() {
             let y = b.forward(&input, step, cache, many);
             x = b.join(x, y);
         }
         self.scaled(x)
-    }
-}
-
-macro_rules! walk {
-    ($self:ident, $path:ident, $f:ident, $visit:ident, $field:ident, $iter:ident $(, $mut:tt)?) => {{
-        mlx::nn::module::$field(& $($mut)? $self.norm, "norm", $path, $f);
-        for b in $self.branches.$iter() {
-            mlx::nn::module::$field(& $($mut)? b.norm, "norm", $path, $f);
-            let sub = & $($mut)? b.sublayer;
-            $path.enter(&b.name, |path| match sub {
-                Sublayer::Mixer(m) => m.$visit(path, $f),
-                Sublayer::Ffn(m) => m.$visit(path, $f),
-            });
-            mlx::nn::module::$field(& $($mut)? b.post_norm, "post_norm", $path, $f);
-            mlx::nn::module::$field(& $($mut)? b.gain, "gain", $path, $f);
-        }
-        mlx::nn::module::$field(& $($mut)? $self.scalar, "scalar", $path, $f);
-    }};
-}
-
-impl Module for Residual {
-    fn visit(&self, path: &mut Path, f: &mut dyn FnMut(&str, &Param)) {
-        walk!(self, path, f, visit, visit_field, iter)
-    }
-    fn visit_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, &mut Param)) {
-        walk!(self, path, f, visit_mut, visit_field_mut, iter_mut, mut)
-    }
-    fn layers_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, LayerMut<'_>)) {
-        walk!(self, path, f, layers_mut, layers_field_mut, iter_mut, mut)
-    }
-    fn set_training(&mut self, on: bool) {
-        for b in &mut self.branches {
-            match &mut b.sublayer {
-                Sublayer::Mixer(m) => m.set_training(on),
-                Sublayer::Ffn(m) => m.set_training(on),
-            }
-        }
     }
 }

@@ -9,6 +9,7 @@ mod load;
 mod ngram;
 mod prologue;
 mod random;
+mod residual;
 mod shortcut;
 
 pub use crate::parts::{Block, Prologue, Registry, Step};
@@ -33,6 +34,7 @@ impl Registry {
         ffn::register(&mut r);
         prologue::register(&mut r);
         altup::register(&mut r);
+        residual::register(&mut r);
         shortcut::register(&mut r);
         r
     }

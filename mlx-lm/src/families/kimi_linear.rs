@@ -7,7 +7,7 @@ use super::common::{
 };
 use super::deepseek_v3::split_kv_b;
 use crate::Result;
-use crate::blueprint::{Blueprint, DeltaHeads, Kda, Mla, MlaLayout, Mlp, Moe, Part, Projection, QkvNames, Router, Scoring};
+use crate::blueprint::{Activation, Blueprint, DeltaHeads, Kda, Mla, MlaLayout, Mlp, Moe, Part, Projection, QkvNames, Router, Scoring};
 use crate::config::Config;
 use crate::weights::Tensors;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     let linear: Part = Rc::new(kda(c, &d)?);
     let latent: Part = Rc::new(mla(c, &d)?);
     let dense: Part = Rc::new(swiglu(&d));
-    let sparse: Part = if size(c, "num_experts")? > 0 { Rc::new(moe(c, &d)?) } else { dense.clone() };
+    let sparse: Part = if size(c, "num_experts")? > 0 { Rc::new(moe(c, &d, 1, Activation::Silu)?) } else { dense.clone() };
     let plan = plan(c, &d)?;
     let layer = |l: LayerPlan| {
         let mixer = if l.linear { &linear } else { &latent };
@@ -67,17 +67,17 @@ pub fn kda(c: &Config, d: &Dims) -> Result<Kda> {
     })
 }
 
-fn mla(c: &Config, d: &Dims) -> Result<Mla> {
+pub fn mla(c: &Config, d: &Dims) -> Result<Mla> {
     let (nope_dim, rope_dim) = (size_or(c, "qk_nope_head_dim", d.head_dim)?, size_or(c, "qk_rope_head_dim", 0)?);
     let parts = [nope_dim, rope_dim, size_or(c, "v_head_dim", d.head_dim)?];
     let m = Mla::new(d.hidden, d.heads, None, size(c, "kv_lora_rank")?, parts);
     Ok(Mla { eps: Some(d.eps), layout: MlaLayout::Absorbed, ..m })
 }
 
-/// Experts of Kimi's keys: SwiGLU ones, and as many shared ones as `num_shared_experts` side by side.
-pub fn moe(c: &Config, d: &Dims) -> Result<Moe> {
+/// Experts under Kimi's keys, and one MLP as wide as all shared ones; a token goes to `top_k` experts by default.
+pub fn moe(c: &Config, d: &Dims, top_k: i32, act: Activation) -> Result<Moe> {
     let experts = size(c, "num_experts")?;
-    let (top_k, inner) = (size_or(c, "num_experts_per_token", 1)?, size(c, "moe_intermediate_size")?);
+    let (top_k, inner) = (size_or(c, "num_experts_per_token", top_k)?, size(c, "moe_intermediate_size")?);
     let renormalise = top_k > 1 && c.flag_or("moe_renormalize", true)?;
     let groups = groups_at(c, "num_expert_group", experts)?;
     let mut router = Router::noaux(Some(groups), renormalise, c.f32_or("routed_scaling_factor", 1f32)?);
@@ -90,7 +90,7 @@ pub fn moe(c: &Config, d: &Dims) -> Result<Moe> {
     let moe = Moe::swiglu(d.hidden, inner, experts, top_k, router);
     Ok(match size_or(c, "num_shared_experts", 0)? {
         0 => moe,
-        n => moe.shared("shared_experts", Mlp::swiglu(d.hidden, inner * n), None),
+        n => moe.shared("shared_experts", Mlp::swiglu(d.hidden, inner * n).activation(act), None),
     })
 }
 

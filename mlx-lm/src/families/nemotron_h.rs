@@ -1,9 +1,9 @@
 //! Nemotron-H: one sublayer per layer, mamba-2, attention without positions, relu^2 MLPs or experts.
 
 use super::Family;
-use super::common::{groups, check_groups, size, size_or, time_step_limit};
+use super::common::{check_groups, fit, groups, size, size_or, time_step_limit};
 use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Branch, Experts, GatedNorm, Layer, Mamba2, Mlp, Moe, Norm, Router, Skip};
+use crate::blueprint::{Activation, Attention, Blueprint, Branch, Experts, GatedNorm, Latent, Layer, Mamba2, Mlp, Moe, Norm, Router, Skip};
 use crate::config::Config;
 use crate::weights::Tensors;
 
@@ -80,16 +80,18 @@ fn mlp(c: &Config, hidden: i32, inner: i32) -> Result<Mlp> {
 }
 
 fn moe(c: &Config, hidden: i32) -> Result<Moe> {
-    if c.has("moe_latent_size") && !c.is_null("moe_latent_size") {
-        return Err(c.error("moe_latent_size", "experts in a latent space are not supported"));
-    }
     let groups = groups(c, size(c, "n_routed_experts")?)?;
     let top_k = size(c, "num_experts_per_tok")?;
     let renormalise = top_k > 1 && c.flag_or("norm_topk_prob", false)?;
     let router = Router::noaux(Some(groups), renormalise, c.f32_or("routed_scaling_factor", 1.0f32)?);
     let mut moe = Moe::swiglu(hidden, size(c, "moe_intermediate_size")?, size(c, "n_routed_experts")?, top_k, router);
     moe.body = Experts::Plain { activation: Activation::Relu2, up: "fc1".into(), down: "fc2".into() };
-    if c.has("n_shared_experts") && !c.is_null("n_shared_experts") {
+    if let Some(width) = c.opt_usize("moe_latent_size")? {
+        let (width, bias) = (fit(c, "moe_latent_size", width)?, c.flag("mlp_bias")?);
+        let [down, up] = ["fc1_latent_proj", "fc2_latent_proj"].map(String::from);
+        moe.latent = Some(Latent { width, down, up, bias, norm: None });
+    }
+    if c.has("n_shared_experts") {
         let shared = mlp(c, hidden, size(c, "moe_shared_expert_intermediate_size")?)?;
         moe = moe.shared("shared_experts", shared, None);
     }

@@ -1,7 +1,7 @@
 //! Activations by name.
 
 use crate::blueprint::Activation;
-use mlx::{self as mx, Array, nn};
+use mlx::{self as mx, Array, Dtype, nn};
 
 /// Applies an activation element-wise.
 pub fn apply(activation: Activation, x: &Array) -> Array {
@@ -13,7 +13,7 @@ pub fn apply(activation: Activation, x: &Array) -> Array {
         Activation::Relu => nn::relu(x),
         Activation::Relu2 => nn::relu2(x),
         Activation::SparseGelu(quantile) => {
-            let deviations = Array::scalar(2.0 * quantile as f64 - 1.0, mx::Dtype::Float32).erfinv() * 2f32.sqrt();
+            let deviations = Array::scalar(2.0 * quantile as f64 - 1.0, Dtype::Float32).erfinv() * 2f32.sqrt();
             let mean = x.mean_keepdims(-1);
             let std = (x - &mean).square().mean_keepdims(-1).sqrt();
             let cutoff = mean + &std * deviations.astype(std.dtype());
@@ -23,6 +23,10 @@ pub fn apply(activation: Activation, x: &Array) -> Array {
         Activation::LogSigmoid => nn::log_sigmoid(x),
         Activation::EluPlusOne => nn::elu(x, 1.0) + 1.0,
         Activation::Tanh => x.tanh(),
+        Activation::Situ { beta, .. } => {
+            let f = x.astype(Dtype::Float32);
+            (soft_limit(&f, beta) * f.sigmoid()).astype(x.dtype())
+        }
     }
 }
 
@@ -35,8 +39,17 @@ pub fn gate(activation: Activation) -> Option<mx::fast::Gate> {
     }
 }
 
+/// x for small x, within +- limit.
+fn soft_limit(x: &Array, limit: f32) -> Array {
+    (x / limit).tanh() * limit
+}
+
 /// act(gate) * up, in one kernel where there is one.
 pub fn gated(activation: Activation, gate_half: &Array, up: &Array) -> Array {
+    if let Activation::Situ { linear: Some(limit), .. } = activation {
+        let f = |a: &Array| a.astype(Dtype::Float32);
+        return (apply(activation, &f(gate_half)) * soft_limit(&f(up), limit)).astype(up.dtype());
+    }
     match gate(activation) {
         Some(g) => mx::fast::gated(g, gate_half, up),
         None => apply(activation, gate_half) * up,

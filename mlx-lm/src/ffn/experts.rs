@@ -22,8 +22,9 @@ const SORT_FROM: usize = 64;
 
 impl Experts {
     pub fn load(s: &Moe, leaves: &Leaves) -> Result<Experts> {
-        let inward = |name: &str| leaves.switch_linear(name, s.experts, s.hidden, s.inner, s.bias);
-        let outward = |name: &str| leaves.switch_linear(name, s.experts, s.inner, s.hidden, s.bias);
+        let width = s.latent.as_ref().map_or(s.hidden, |l| l.width);
+        let inward = |name: &str| leaves.switch_linear(name, s.experts, width, s.inner, s.bias);
+        let outward = |name: &str| leaves.switch_linear(name, s.experts, s.inner, width, s.bias);
         let (gate_proj, up_proj, down_proj) = match &s.body {
             Body::Plain { up, down, .. } => (None, inward(up)?, outward(down)?),
             _ => (Some(inward("gate_proj")?), inward("up_proj")?, outward("down_proj")?),

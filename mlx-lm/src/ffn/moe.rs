@@ -3,7 +3,7 @@
 use super::{Ffn, experts::Experts};
 use crate::Result;
 use crate::blueprint::{self, GroupScore, Groups, RouterWeights, Scoring};
-use crate::parts::{Around, Registry, Step};
+use crate::parts::{Around, Norm, Registry, Step};
 use crate::weights::Leaves;
 use mlx::fast::{RouteScores, RouteWeights, Routing};
 use mlx::nn::{Leaf, Linear, Module, Param};
@@ -14,7 +14,10 @@ use mlx::{self as mx, Array, Dtype, nn};
 pub struct Moe {
     gate: Leaf<Linear>,
     correction: Option<Leaf<Param>>,
+    latent_down: Option<Leaf<Linear>>,
     experts: Leaf<Experts>,
+    latent_norm: Option<Leaf<Norm>>,
+    latent_up: Option<Leaf<Linear>>,
     shared: Option<Leaf<Box<dyn Ffn>>>,
     shared_gate: Option<Leaf<Linear>>,
     #[module(skip)]
@@ -22,11 +25,15 @@ pub struct Moe {
 }
 
 pub(super) fn build(s: &blueprint::Moe, leaves: &Leaves, r: &Registry) -> Result<Moe> {
-    let shared = s.shared.as_ref();
+    let (shared, latent) = (s.shared.as_ref(), s.latent.as_ref());
+    let norm = latent.and_then(|l| l.norm.as_ref().map(|(name, n)| Norm::load(leaves, name, n, &[l.width])));
     let choices = s.experts + s.zero_experts;
     Ok(Moe {
         gate: leaves.linear(&s.router.name, s.hidden, choices, s.router.bias)?,
         correction: s.router.correction.as_ref().map(|name| leaves.param(name, &[choices])).transpose()?,
+        latent_down: latent.map(|l| leaves.linear(&l.down, s.hidden, l.width, l.bias)).transpose()?,
+        latent_norm: norm.transpose()?,
+        latent_up: latent.map(|l| leaves.linear(&l.up, l.width, s.hidden, l.bias)).transpose()?,
         experts: Leaf::new(s.experts_name.as_str(), Experts::load(s, &leaves.at(&s.experts_name))?),
         shared: shared
             .map(|sh| {
@@ -127,11 +134,18 @@ impl Ffn for Moe {
             kept = Some(mx::where_(&zero, &weights, 0.0).sum_keepdims(-1));
             (indices, weights) = (mx::where_(&zero, 0, &indices), mx::where_(&zero, 0.0, &weights));
         }
+        let inner = self.latent_down.as_ref().map_or_else(|| x.clone(), |l| l.forward(x));
         let mut y = match self.spec.weigh_input {
             // one expert per token: one weight per row
-            true => self.experts.forward(&(x * weights.astype(x.dtype())), &indices).sum(-2),
-            false => (self.experts.forward(x, &indices) * weights.expand_dims(-1)).sum(-2).astype(x.dtype()),
+            true => self.experts.forward(&(inner * weights.astype(x.dtype())), &indices).sum(-2),
+            false => (self.experts.forward(&inner, &indices) * weights.expand_dims(-1)).sum(-2).astype(x.dtype()),
         };
+        if let Some(n) = &self.latent_norm {
+            y = n.forward(&y);
+        }
+        if let Some(l) = &self.latent_up {
+            y = l.forward(&y);
+        }
         if let Some(weight) = kept {
             y = y + x * weight.astype(x.dtype());
         }
@@ -155,7 +169,8 @@ impl Ffn for Moe {
         // few rows only: each token-expert pair reads its matrices by itself
         let few = x.size() / x.dim(-1).max(1) as usize <= 8;
         let plain = s.groups.is_none() && s.sparse_mixer.is_none() && s.softcap.is_none() && !self.spec.weigh_input;
-        if !few || !plain || self.shared.is_some() || self.spec.zero_experts > 0 {
+        let apart = self.shared.is_some() || self.spec.zero_experts > 0 || self.spec.latent.is_some();
+        if !few || !plain || apart {
             return None;
         }
         let routing = Routing {

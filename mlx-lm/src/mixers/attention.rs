@@ -1,6 +1,6 @@
 //! Softmax attention over grouped KV heads (llama, qwen, gemma, ... and `full_attention` of composed models).
 
-use super::{Mixer, blocks::block_mask, rope::Rope};
+use super::{Mixer, blocks::block_mask, gate::Gate, rope::Rope};
 use crate::Result;
 use crate::blueprint::{self, FusedQkv, KvShare, OutputGate, Projections, QkNormKind};
 use crate::cache::{Attend, Cache, KvCache, Position, Slots, sdpa};
@@ -8,7 +8,7 @@ use crate::parts::{Around, Norm, SharedKv, Step};
 use crate::weights::Leaves;
 use mlx::fast::{self, DecodeAttention, Fused};
 use mlx::nn::{Leaf, Linear, Module, Param};
-use mlx::{self as mx, Array, Dtype, nn};
+use mlx::{self as mx, Array, Dtype};
 
 /// Attention with every switch of [`blueprint::Attention`].
 #[derive(Module)]
@@ -27,7 +27,7 @@ pub struct Attention {
     v_step: Option<Leaf<Param>>,
     k_taps: Option<Leaf<Param>>,
     v_taps: Option<Leaf<Param>>,
-    gate: Option<Leaf<Linear>>,
+    gate: Option<Leaf<Gate>>,
     #[module(skip)]
     v_norm: Option<Norm>,
     #[module(skip)]
@@ -65,11 +65,6 @@ pub(super) fn build(s: &blueprint::Attention, leaves: &Leaves) -> Result<Attenti
         }
     };
     let names = s.qk_norm.as_ref().map_or(("", ""), |n| (n.q.as_str(), n.k.as_str()));
-    let gate = match &s.gate {
-        None | Some(OutputGate::InQuery) => None,
-        Some(OutputGate::Full { name }) => Some(leaves.linear(name, s.hidden, s.heads * v_dim, false)?),
-        Some(OutputGate::PerHead { name, .. }) => Some(leaves.linear_any_bias(name, s.hidden, s.heads)?),
-    };
     Ok(Attention {
         q_proj,
         k_proj,
@@ -85,7 +80,7 @@ pub(super) fn build(s: &blueprint::Attention, leaves: &Leaves) -> Result<Attenti
         v_taps: s.kv_conv.as_ref().map(|(_, v)| leaves.param(v, &[1, 1, s.kv_heads, 1, 2])).transpose()?,
         q_gain: s.q_gain.as_ref().map(|name| leaves.param(name, &[s.heads])).transpose()?,
         sinks: s.sinks.as_ref().map(|name| leaves.param(name, &[s.heads])).transpose()?,
-        gate,
+        gate: Gate::load(s.gate.as_ref(), leaves, s.hidden, s.heads, v_dim)?,
         v_norm: s.v_norm.as_ref().map(Norm::plain).transpose()?,
         rope: s.rope.as_ref().map(Rope::new),
         spec: s.clone(),
@@ -284,16 +279,11 @@ impl Mixer for Attention {
         if s.tiled_kv {
             o = regroup(&o, s.kv_heads, s.heads / s.kv_heads);
         }
-        let mut o = o.astype(dtype).transpose([0, 2, 1, 3]);
-        if let (Some(OutputGate::PerHead { softplus, .. }), Some(g)) = (&s.gate, &self.gate) {
-            let g = g.forward(x);
-            let g = if *softplus { nn::softplus(&g) } else { g.sigmoid() };
-            o = o * g.expand_dims(-1);
-        }
-        let mut o = o.reshape([b, l, -1]);
-        if let (Some(OutputGate::Full { .. }), Some(g)) = (&s.gate, &self.gate) {
-            o = o * g.forward(x).sigmoid();
-        }
+        let o = o.astype(dtype).transpose([0, 2, 1, 3]);
+        let mut o = match &self.gate {
+            Some(g) => g.apply(o, x),
+            None => o.reshape([b, l, -1]),
+        };
         if let Some(g) = gate {
             o = o * g;
         }

@@ -3,7 +3,7 @@
 
 use super::indexer::{Chosen, Indexer, chosen_mask, chosen_rows};
 use super::latent::Expand;
-use super::{Mixer, attention, rope::Rope};
+use super::{Mixer, attention, gate::Gate, rope::Rope};
 use crate::blueprint::{self, MlaLayout};
 use crate::cache::{Attend, Cache, lowest, sdpa};
 use crate::parts::{Norm, Step};
@@ -25,6 +25,7 @@ pub struct Mla {
     k_rope: Option<Leaf<Linear>>,
     kv_a_norm: Option<Leaf<Norm>>,
     expand: Leaf<Expand>,
+    gate: Option<Leaf<Gate>>,
     o_proj: Leaf<Linear>,
     indexer: Option<Leaf<Indexer>>,
     #[module(skip)]
@@ -85,7 +86,8 @@ pub(super) fn build(s: &blueprint::Mla, leaves: &Leaves) -> Result<Mla> {
         k_rope: (apart && s.rope_dim > 0).then(|| leaves.linear("k_rope", s.hidden, s.rope_dim, s.bias)).transpose()?,
         kv_a_norm: norm(n.kv[1], s.kv_rank)?,
         expand: Leaf::new("", Expand::load(s, n.kv[2], leaves)?),
-        o_proj: leaves.linear("o_proj", s.heads * s.v_dim, s.hidden, s.bias)?,
+        gate: Gate::load(s.gate.as_ref(), leaves, s.hidden, s.heads, s.v_dim)?,
+        o_proj: leaves.linear(&s.o, s.heads * s.v_dim, s.hidden, s.bias)?,
         indexer,
         rope: s.rope.as_ref().map(Rope::new),
         spec: s.clone(),
@@ -183,6 +185,10 @@ impl Mixer for Mla {
                 attend(&q_nope, &k, &v)
             }
         };
-        self.o_proj.forward(&o.transpose([0, 2, 1, 3]).reshape([b, l, -1]))
+        let o = o.transpose([0, 2, 1, 3]);
+        self.o_proj.forward(&match &self.gate {
+            Some(g) => g.apply(o, x),
+            None => o.reshape([b, l, -1]),
+        })
     }
 }

@@ -176,6 +176,24 @@ impl Tensors {
         Ok(())
     }
 
+    /// Joins tensors along their first axis; does nothing when the first is absent.
+    pub fn join(&mut self, from: &[String], to: &str) -> Result<()> {
+        if !from.first().is_some_and(|n| self.has(n)) {
+            return Ok(());
+        }
+        let parts = from.iter().map(|n| self.take(n)).collect::<Result<Vec<_>>>()?;
+        self.insert(to, mx::catch(|| mx::concatenate(&parts, 0))?);
+        Ok(())
+    }
+
+    /// Makes a tensor 1-d, of its first `n` numbers.
+    pub fn flatten(&mut self, name: &str, n: i32) -> Result<()> {
+        if self.shape(name).is_none_or(|s| s == [n] || s.iter().product::<i32>() < n) {
+            return Ok(());
+        }
+        self.change(name, |a| mx::contiguous(&a.flatten(0, -1).slice_axis(0, 0..n)))
+    }
+
     /// Cuts a tensor along `axis` into parts of these sizes.
     pub fn split(&mut self, name: &str, axis: i32, parts: &[(i32, &str)]) -> Result<()> {
         let whole = self.take(name)?;

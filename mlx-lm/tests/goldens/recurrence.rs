@@ -130,3 +130,11 @@ fn blocks_of_an_element_wise_recurrence_follow_its_formula() {
         close(&format!("{l} tokens"), &got, &want);
     }
 }
+
+#[test]
+fn slopes_of_lightning_are_those_of_alibi() {
+    let all = |n| mlx_lm::mixers::lightning::slopes(n).collect::<Vec<f32>>();
+    assert_eq!(all(8), [0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625]);
+    // the four of 4 heads, then the first and third of 8
+    assert_eq!(all(6), [0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125]);
+}
