@@ -1,19 +1,27 @@
 //! Caches: flat memory, files that Python reads and writes, rows that join and leave.
 
+#[path = "cache/attend.rs"]
+mod attend;
 #[path = "goldens/case.rs"]
 #[allow(dead_code)]
 mod case;
+#[path = "cache/flat.rs"]
+mod flat;
+#[path = "cache/python.rs"]
+mod python;
 #[path = "goldens/rule.rs"]
 #[allow(dead_code)]
 mod rule;
+#[path = "cache/sequences.rs"]
+mod sequences;
 
 use mlx::fast::Mask;
-use mlx::{self as mx, Array, Dtype, memory};
+use mlx::{self as mx, Array, Dtype};
 use mlx_lm::Model;
 use mlx_lm::cache::{
-    Cache, CacheList, Caches, ChunkedKvCache, KvCache, KvQuant, PromptCache, QuantizedKvCache, RotatingKvCache, Slots,
+    Cache, CacheList, Caches, ChunkedKvCache, ConcatenateKvCache, KvCache, PagedKvCache, PromptCache, QuantizedKvCache,
+    RotatingKvCache, Slots,
 };
-use mlx_lm::generate::{TokenOptions, Tokens};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{RwLock, RwLockReadGuard};
@@ -30,41 +38,6 @@ fn model(name: &str) -> Model {
     let dir = tempfile::tempdir().unwrap();
     case::write(dir.path(), &c["config"], &case::tensors(&c));
     Model::load(dir.path()).unwrap()
-}
-
-fn generate(m: &Model, caches: &mut Caches, n: usize, kv_quant: Option<KvQuant>) -> usize {
-    let options = TokenOptions { max_tokens: Some(n), kv_quant, ..TokenOptions::default() };
-    let tokens = Tokens::new(&m.decoder, &[3, 1, 4, 1, 5], caches, options).unwrap();
-    assert_eq!(tokens.collect::<Result<Vec<_>, _>>().unwrap().len(), n);
-    memory::clear_cache();
-    memory::active_memory()
-}
-
-/// Bytes that live beside the caches do not grow with the number of tokens. One test: counters are the process's.
-#[test]
-fn memory_is_flat_over_128_512_1024_and_2048_tokens() {
-    let _alone = ALONE.write().unwrap_or_else(|e| e.into_inner());
-    let m = model("qwen3.hd32");
-    let quant = KvQuant { bits: 8, group_size: 32, start: 0 };
-    for (kind, limit, quant) in [("plain", None, None), ("bounded", Some(64), None), ("packed", None, Some(quant))] {
-        let fresh = || limit.map_or_else(|| m.decoder.caches(), |max| m.decoder.caches_limited(max)).unwrap();
-        generate(&m, &mut fresh(), 16, quant);
-        memory::clear_cache();
-        let start = memory::active_memory();
-        let residual: Vec<i64> = [128, 512, 1024, 2048]
-            .map(|n| {
-                let mut caches = fresh();
-                let active = generate(&m, &mut caches, n, quant) as i64;
-                let held: usize = caches.iter().map(|c| c.nbytes()).sum();
-                drop(caches);
-                let left = memory::active_memory() as i64 - start as i64;
-                assert!(left.abs() < 4096, "{kind}: {left} bytes are left after {n} tokens");
-                active - start as i64 - held as i64
-            })
-            .to_vec();
-        let spread = residual.iter().max().unwrap() - residual.iter().min().unwrap();
-        assert!(spread < 64 << 10, "{kind}: bytes beside the caches {residual:?}");
-    }
 }
 
 fn random(n: i32, seed: u64) -> Array {
@@ -95,6 +68,12 @@ fn prompt_caches_come_back_from_disk_as_they_were() {
         filled(Box::new(RotatingKvCache::new(8, 2)), &[6, 1, 1, 1, 1]),
         filled(Box::new(ChunkedKvCache::new(8)), &[250, 5, 4]),
         filled(Box::new(QuantizedKvCache::new(32, 8, 8).unwrap()), &[3, 1]),
+        filled(Box::new(QuantizedKvCache::new(32, 8, 4).unwrap()), &[3, 1]),
+        filled(Box::new(RotatingKvCache::new(8, 2).to_quantized(32, 8, 3).unwrap()), &[6, 1, 1, 1, 1]),
+        filled(Box::new(ConcatenateKvCache::new()), &[5, 1]),
+        Box::new(QuantizedKvCache::new(32, 8, 8).unwrap()),
+        Box::new(ConcatenateKvCache::new()),
+        Box::new(KvCache::new()),
         Box::new(slots),
         Box::new(list),
     ];
@@ -159,8 +138,11 @@ fn pythons_prompt_caches_are_read() {
 #[test]
 fn rows_join_and_leave_without_changing_each_other() {
     let _guard = beside_others();
-    let kinds: [fn() -> Box<dyn Cache>; 3] = [
+    let kinds: [fn() -> Box<dyn Cache>; 6] = [
         || Box::new(KvCache::new()),
+        || Box::new(ConcatenateKvCache::new()),
+        || Box::new(PagedKvCache::new(5)),
+        || Box::new(RotatingKvCache::new(8, 0).to_quantized(32, 8, 4).unwrap()),
         || Box::new(RotatingKvCache::new(8, 0)),
         || Box::new(QuantizedKvCache::new(32, 8, 8).unwrap()),
     ];
@@ -179,7 +161,7 @@ fn rows_join_and_leave_without_changing_each_other() {
             v.sort_by(f32::total_cmp);
             v
         };
-        let kept = if make().kind() == "RotatingKVCache" { 8 * 64 } else { 12 * 64 };
+        let kept = if make().kind().contains("Rotating") { 8 * 64 } else { 12 * 64 };
         let mut whole = sorted(seen(&mut long.boxed_clone()));
         if whole.len() > kept {
             whole = sorted(seen(&mut long.row(0).unwrap()));

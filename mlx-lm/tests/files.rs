@@ -7,11 +7,21 @@ mod gguf;
 mod gguf_file;
 #[path = "files/gguf_hostile.rs"]
 mod gguf_hostile;
+#[path = "goldens/case.rs"]
+#[allow(dead_code)]
+mod goldens;
 #[path = "files/hub.rs"]
 mod hub;
 #[path = "files/inspect.rs"]
 mod inspect;
+#[path = "files/pack.rs"]
+mod pack;
 #[path = "files/random.rs"]
 mod random;
+#[path = "goldens/rule.rs"]
+#[allow(dead_code)]
+mod rule;
 #[path = "files/safetensors.rs"]
 mod safetensors;
+#[path = "files/scaffold.rs"]
+mod scaffold;

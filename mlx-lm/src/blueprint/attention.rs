@@ -179,8 +179,18 @@ pub struct Looped {
     pub gate: String,
 }
 
-crate::spec!(Looped, "looped_attention", |l| l.attention.cache.clone());
-crate::spec!(Attention, "full_attention", |a| a.cache.clone());
+impl Attention {
+    /// The cache of a layer that reads its history as a whole.
+    fn whole(&self) -> CacheKind {
+        if self.cache == CacheKind::Kv { CacheKind::Whole } else { self.cache.clone() }
+    }
+}
+
+crate::spec!(Looped, "looped_attention", |l| l.attention.whole());
+crate::spec!(Attention, "full_attention", |a| match a.share {
+    KvShare::Leave(_) => a.whole(),
+    _ => a.cache.clone(),
+});
 
 impl Attention {
     /// The common form: separate `q_proj`, `k_proj`, `v_proj`, `o_proj`, no biases, scale head_dim^-0.5, a KV cache.

@@ -5,8 +5,16 @@
 pub enum CacheKind {
     /// No state.
     None,
-    /// All keys and values.
+    /// All keys and values, to attend to.
     Kv,
+    /// All keys and values, read as a whole: latent attention, layers that share them with others.
+    Whole,
+    /// As `Whole`, and none may ever be forgotten.
+    Kept,
+    /// As `Kv`, in pages of this many tokens that copies share.
+    Paged { page: i32 },
+    /// As `Kv`, joined anew with each call.
+    Concatenate,
     /// The last `size` keys and values, the first `keep` of them for ever.
     Rotating { size: i32, keep: i32 },
     /// Attention within chunks of this length (llama4).

@@ -62,8 +62,8 @@ pub struct Indexer {
 }
 
 crate::spec!(Mla, "mla", |m| match m.indexer {
-    None => CacheKind::Kv,
-    Some(_) => CacheKind::List(vec![CacheKind::Kv, CacheKind::Kv]),
+    None => CacheKind::Whole,
+    Some(_) => CacheKind::List(vec![CacheKind::Kept, CacheKind::Kept]),
 });
 
 impl Mla {

@@ -47,6 +47,6 @@ pub struct Moba {
     pub output: HeadOutput,
 }
 
-// a list of one: blocks are counted from the first token, so that a cache which forgets or packs tokens will not do
-crate::spec!(Nsa, "nsa", |_| CacheKind::List(vec![CacheKind::Kv]));
-crate::spec!(Moba, "moba", |_| CacheKind::List(vec![CacheKind::Kv]));
+// blocks are counted from the first token: a cache which forgets tokens will not do
+crate::spec!(Nsa, "nsa", |_| CacheKind::List(vec![CacheKind::Kept]));
+crate::spec!(Moba, "moba", |_| CacheKind::List(vec![CacheKind::Kept]));

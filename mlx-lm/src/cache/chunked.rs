@@ -1,7 +1,7 @@
 //! Keys and values of attention within chunks: a query sees only what lies in its own chunk of positions.
 
 use super::kv::STEP;
-use super::{Cache, Kv, MaskKey, Position, State, mask::chunk_mask, take_rows};
+use super::{Cache, Kv, MaskKey, Position, State, mask::chunk_mask, nbytes_of, take_rows};
 use crate::Result;
 use mlx::fast::Mask;
 use mlx::{self as mx, Array};
@@ -80,6 +80,15 @@ impl Cache for ChunkedKvCache {
     /// As long as nothing was dropped.
     fn is_trimmable(&self) -> bool {
         self.start == 0
+    }
+    /// Of a sequence that came token by token.
+    fn nbytes_at(&self, n: i32) -> usize {
+        let (mut start, mut room) = (0, STEP);
+        while start + room < n {
+            let (full, first) = (start + room, (start + room) / self.size * self.size);
+            (start, room) = (first, full - first + STEP);
+        }
+        nbytes_of(self.buffers.iter().flat_map(|(k, v)| [k, v]), room)
     }
     fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {
         self.buffers = self.buffers.take().map(|(k, v)| (take_rows(&k, rows), take_rows(&v, rows)));

@@ -4,7 +4,9 @@
 //! points, None empty), recorded in the metadata as `2.<j>.0` = path, `2.<j>.1` = kind. `1.<layer>` is the cache's class,
 //! `0.<key>` the user's metadata.
 
-use super::{Cache, CacheList, Caches, ChunkedKvCache, KvCache, QuantizedKvCache, RotatingKvCache, Slots};
+use super::{
+    Cache, CacheList, Caches, ChunkedKvCache, ConcatenateKvCache, KvCache, QuantizedKvCache, RotatingKvCache, Slots,
+};
 use crate::{Error, Result};
 use mlx::{Array, Dtype};
 use std::collections::{BTreeMap, HashMap};
@@ -28,6 +30,17 @@ impl State {
             None => [State::None, State::None],
         };
         State::List(arrays.into_iter().chain(numbers.map(|n| State::Int(n.into()))).collect())
+    }
+    pub(super) fn of_arrays(arrays: &[Array]) -> State {
+        State::List(arrays.iter().cloned().map(State::Array).collect())
+    }
+    /// One array, or a list of nothing but arrays.
+    pub(super) fn arrays(&self) -> Option<Vec<Array>> {
+        match self {
+            State::Array(a) => Some(vec![a.clone()]),
+            State::List(l) => l.iter().map(|s| s.array().cloned()).collect(),
+            _ => None,
+        }
     }
     pub(super) fn array(&self) -> Option<&Array> {
         if let State::Array(a) = self { Some(a) } else { None }
@@ -73,10 +86,10 @@ pub struct PromptCache {
 }
 
 impl PromptCache {
-    /// Writes the file (`save_prompt_cache`).
+    /// Writes the file (`save_prompt_cache`); as in Python, layers that remember nothing have no entry.
     pub fn save(path: impl AsRef<Path>, caches: &Caches, metadata: &BTreeMap<String, String>) -> Result<()> {
         let (mut arrays, mut kinds, mut meta) = (HashMap::new(), Vec::new(), BTreeMap::new());
-        for (i, c) in caches.iter().enumerate() {
+        for (i, c) in caches.iter().filter(|c| !c.is_stateless()).enumerate() {
             c.state().flatten(i.to_string(), &mut arrays, &mut kinds);
             meta.insert(format!("1.{i}"), c.kind().to_string());
         }
@@ -92,7 +105,7 @@ impl PromptCache {
         Ok(())
     }
 
-    /// Reads the file (`load_prompt_cache`).
+    /// Reads the file (`load_prompt_cache`); [`adopt`](super::adopt) brings the caches to a model's layers.
     ///
     /// # Errors
     /// A broken file, a class that this crate does not have, a state that does not belong to its class.
@@ -144,7 +157,8 @@ fn text(a: &Array) -> Result<String> {
 fn build(class: &str, state: &State) -> Option<Box<dyn Cache>> {
     Some(match class {
         "KVCache" => Box::new(KvCache::from_state(state)?),
-        "RotatingKVCache" => Box::new(RotatingKvCache::from_state(state)?),
+        "ConcatenateKVCache" => Box::new(ConcatenateKvCache::from_state(state)?),
+        "RotatingKVCache" | "QuantizedRotatingKVCache" => Box::new(RotatingKvCache::from_state(state)?),
         "ChunkedKVCache" => Box::new(ChunkedKvCache::from_state(state)?),
         "QuantizedKVCache" => Box::new(QuantizedKvCache::from_state(state)?),
         "ArraysCache" => Box::new(Slots::from_state(state)?),

@@ -1,7 +1,8 @@
 //! All keys and values, in buffers that grow by whole steps.
 
 use super::padding::Padding;
-use super::{Cache, Kv, MaskKey, Position, QuantizedKvCache, State, take_rows};
+use super::parts::Form;
+use super::{Cache, Kv, Mark, MaskKey, Position, QuantizedKvCache, State, in_steps, nbytes_of, take_rows};
 use crate::{Error, Result};
 use mlx::fast::{DecodeAttention, KvBuffers, Mask, Place};
 use mlx::{self as mx, Array, Dtype};
@@ -122,11 +123,17 @@ impl Cache for KvCache {
     fn is_trimmable(&self) -> bool {
         true
     }
+    fn mark(&self) -> Mark {
+        Mark::Offset(self.offset())
+    }
     fn rows(&self) -> usize {
         self.buffers.as_ref().map_or(1, |b| b.rows() as usize)
     }
     fn nbytes(&self) -> usize {
         self.buffers.as_ref().map_or(0, KvBuffers::nbytes)
+    }
+    fn nbytes_at(&self, n: i32) -> usize {
+        self.buffers.as_ref().map_or(0, |b| nbytes_of(<[Array; 2]>::from(b.arrays()).iter(), in_steps(n)))
     }
     fn join(&mut self, mut other: Box<dyn Cache>) -> Result<()> {
         let (mine, theirs) = (self.rows(), other.rows());
@@ -208,8 +215,12 @@ impl Kv for KvCache {
 
 impl KvCache {
     /// The same keys and values, packed (`to_quantized`).
-    pub fn to_quantized(&self, group_size: i32, bits: i32) -> Result<QuantizedKvCache> {
-        QuantizedKvCache::from_dense(self.fetch(), self.offset, self.padding.clone(), group_size, bits)
+    ///
+    /// # Errors
+    /// Bits or a group size that MLX does not pack, a head dimension that does not divide into groups.
+    pub fn to_quantized(&self, group_size: i32, key_bits: i32, value_bits: i32) -> Result<QuantizedKvCache> {
+        let form = Form::packed(group_size, key_bits, value_bits)?;
+        QuantizedKvCache::from_dense(self.fetch(), self.offset, self.padding.clone(), form)
     }
 
     pub(super) fn from_state(s: &State) -> Option<KvCache> {

@@ -1,6 +1,6 @@
 //! Several caches of one layer (`CacheList`).
 
-use super::{Cache, State};
+use super::{Cache, Mark, State};
 use crate::{Error, Result};
 use mlx::Array;
 use std::any::Any;
@@ -38,6 +38,9 @@ impl Cache for CacheList {
     fn is_trimmable(&self) -> bool {
         self.parts.iter().all(|p| p.is_trimmable())
     }
+    fn mark(&self) -> Mark {
+        Mark::List(self.parts.iter().map(|p| p.mark()).collect())
+    }
     fn boxed_clone(&self) -> Box<dyn Cache> {
         Box::new(CacheList { parts: self.parts.iter().map(|p| p.boxed_clone()).collect() })
     }
@@ -46,6 +49,12 @@ impl Cache for CacheList {
     }
     fn as_list(&mut self) -> Option<&mut [Box<dyn Cache>]> {
         Some(&mut self.parts)
+    }
+    fn nbytes(&self) -> usize {
+        self.parts.iter().map(|p| p.nbytes()).sum()
+    }
+    fn nbytes_at(&self, n: i32) -> usize {
+        self.parts.iter().map(|p| p.nbytes_at(n)).sum()
     }
     fn rows(&self) -> usize {
         self.parts.first().map_or(1, |p| p.rows())

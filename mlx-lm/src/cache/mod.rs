@@ -5,30 +5,39 @@
 //! left; positions are then one number per row.
 
 mod chunked;
+mod concatenate;
 mod direct;
 mod file;
 mod kv;
 mod list;
 mod mask;
 mod padding;
+mod paged;
+mod partial;
+mod parts;
 mod quantized;
 mod rotating;
 mod slots;
+mod snapshot;
 
 pub use chunked::ChunkedKvCache;
+pub use concatenate::ConcatenateKvCache;
 pub use direct::Direct;
 pub use file::{PromptCache, State};
 pub use kv::KvCache;
 pub use list::CacheList;
 pub use mask::{MaskKey, causal_mask};
+pub use paged::{Page, PagedKvCache};
 pub use quantized::QuantizedKvCache;
 pub use rotating::RotatingKvCache;
 pub use slots::Slots;
+pub use snapshot::{Mark, Snapshot, restore, snapshot};
 
 use crate::blueprint::CacheKind;
 use crate::{Error, Result};
 use mlx::fast::{Mask, Offset, Sdpa};
 use mlx::{self as mx, Array};
+use partial::Partial;
 use std::any::Any;
 
 /// The memory of one layer.
@@ -45,6 +54,14 @@ pub trait Cache: Any {
     }
     fn is_trimmable(&self) -> bool {
         false
+    }
+    /// A layer that remembers nothing.
+    fn is_stateless(&self) -> bool {
+        false
+    }
+    /// How to come back to this point later; caches that can always be trimmed to it note no more than their length.
+    fn mark(&self) -> Mark {
+        Mark::State(self.boxed_clone())
     }
     fn boxed_clone(&self) -> Box<dyn Cache>;
     fn as_any_mut(&mut self) -> &mut dyn Any;
@@ -90,6 +107,20 @@ pub trait Cache: Any {
         self.each(&mut |a| n += a.nbytes());
         n
     }
+    /// Bytes of the state once `n` tokens were seen, of a cache that has seen at least one; nothing is computed.
+    fn nbytes_at(&self, _n: i32) -> usize {
+        self.nbytes()
+    }
+}
+
+/// Bytes of buffers [.., T, _] if they held `tokens` tokens.
+fn nbytes_of<'a>(buffers: impl IntoIterator<Item = &'a Array>, tokens: i32) -> usize {
+    buffers.into_iter().map(|a| a.nbytes() / (a.dim(2).max(1) as usize) * tokens.max(0) as usize).sum()
+}
+
+/// Tokens in whole steps.
+fn in_steps(n: i32) -> i32 {
+    n.div_euclid(kv::STEP) * kv::STEP + if n % kv::STEP > 0 { kv::STEP } else { 0 }
 }
 
 impl dyn Cache + '_ {
@@ -195,18 +226,13 @@ pub fn sdpa(q: &Array, k: &Array, v: &Array, a: Attend<'_>) -> Array {
             v,
             Sdpa { scale: a.scale, mask: Some(a.mask), sinks: a.sinks, force_fused: false },
         ),
-        Some(cap) => capped(q, k, v, a, cap),
+        // no fused kernel knows capped scores
+        Some(_) => {
+            let mut all = Partial::new(q, k.dim(1), a);
+            all.add(k, v, 0, k.dim(2) - q.dim(2));
+            all.finish()
+        }
     }
-}
-
-/// Attention with capped scores: no fused kernel knows it.
-fn capped(q: &Array, k: &Array, v: &Array, a: Attend<'_>, cap: f32) -> Array {
-    let [b, h, l, d] = q.dims();
-    let groups = k.dim(1);
-    let q = (q * a.scale).reshape([b, groups, h / groups, l, d]);
-    let (k, v) = (k.expand_dims(2), v.expand_dims(2));
-    let scores = (q.matmul(&k.swapaxes(-1, -2)) / cap).tanh() * cap;
-    attention_weights(scores, a.mask).matmul(&v).reshape([b, h, l, -1])
 }
 
 /// Scores [B, Hkv, H / Hkv, L, S] to the weights of the values, by a softmax in float32.
@@ -215,9 +241,7 @@ fn attention_weights(scores: Array, mask: &Mask) -> Array {
     let mask = match mask {
         Mask::None => None,
         Mask::Causal => Some(causal_mask(l, s - l, None, None)),
-        // a batch mask [B, 1, L, S] gets the axis of the groups
-        Mask::Array(m) if m.ndim() == 4 => Some(m.expand_dims(2)),
-        Mask::Array(m) => Some(m.clone()),
+        Mask::Array(m) => Some(grouped_mask(m, scores.dim(1), scores.dim(2))),
     };
     let scores = match mask {
         None => scores,
@@ -225,6 +249,15 @@ fn attention_weights(scores: Array, mask: &Mask) -> Array {
         Some(m) => scores + m,
     };
     mx::softmax_with(&scores, -1, true)
+}
+
+/// A mask that broadcasts to [B, H, L, S], as one that broadcasts to [B, Hkv, H / Hkv, L, S].
+fn grouped_mask(m: &Array, kv_heads: i32, groups: i32) -> Array {
+    match m.ndim() {
+        0..=2 => m.clone(),
+        n if m.dim(n as i32 - 3) == 1 => m.expand_dims(-3),
+        n => m.unflatten(n as i32 - 3, [kv_heads, groups]),
+    }
 }
 
 /// The most negative finite number of an array's dtype, as a 0-d array.
@@ -240,11 +273,58 @@ pub fn lowest(like: &Array) -> Array {
 /// The caches of all layers of a model.
 pub type Caches = Vec<Box<dyn Cache>>;
 
+/// What a prompt cache is made of (`make_prompt_cache`).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CacheOptions {
+    /// Keep at most this many tokens per layer, the first four of them for ever (`max_kv_size`). Layers whose cache is
+    /// bounded by itself keep their own.
+    pub max_size: Option<i32>,
+    pub layout: KvLayout,
+}
+
+/// How layers that remember all keys and values hold them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KvLayout {
+    /// One buffer that grows by steps; the fastest.
+    #[default]
+    Buffer,
+    /// Pages that clones share; for layers that attend page by page.
+    Paged { page: i32 },
+    /// Joined anew with each call.
+    Concatenated,
+}
+
+impl CacheOptions {
+    /// The kind that a layer gets which asks for `kind`.
+    ///
+    /// # Errors
+    /// A size below 1.
+    pub fn choose(&self, kind: &CacheKind) -> Result<CacheKind> {
+        if let Some(n) = self.max_size.filter(|&n| n < 1) {
+            return Err(Error::Request(format!("max_kv_size {n} must be at least 1")));
+        }
+        Ok(match (kind, self.max_size, self.layout) {
+            (CacheKind::Kv | CacheKind::Whole, Some(size), _) => CacheKind::Rotating { size, keep: 4.min(size - 1) },
+            (CacheKind::Kv, _, KvLayout::Paged { page }) if page < 1 => {
+                return Err(Error::Request(format!("a page of {page} tokens holds nothing")));
+            }
+            (CacheKind::Kv, _, KvLayout::Paged { page }) => CacheKind::Paged { page },
+            (CacheKind::Kv | CacheKind::Whole, _, KvLayout::Concatenated) => CacheKind::Concatenate,
+            (CacheKind::List(kinds), ..) => {
+                CacheKind::List(kinds.iter().map(|k| self.choose(k)).collect::<Result<_>>()?)
+            }
+            _ => kind.clone(),
+        })
+    }
+}
+
 /// Builds a cache of this kind.
 pub fn make(kind: &CacheKind) -> Result<Box<dyn Cache>> {
     Ok(match kind {
         CacheKind::None => Box::new(Slots::new(0)),
-        CacheKind::Kv => Box::new(KvCache::new()),
+        CacheKind::Kv | CacheKind::Whole | CacheKind::Kept => Box::new(KvCache::new()),
+        CacheKind::Paged { page } => Box::new(PagedKvCache::new(*page)),
+        CacheKind::Concatenate => Box::new(ConcatenateKvCache::new()),
         CacheKind::Rotating { size, keep } => Box::new(RotatingKvCache::new(*size, *keep)),
         CacheKind::Chunked { size } => Box::new(ChunkedKvCache::new(*size)),
         CacheKind::Slots(n) => Box::new(Slots::new(*n)),
@@ -259,10 +339,50 @@ pub fn make(kind: &CacheKind) -> Result<Box<dyn Cache>> {
     })
 }
 
+/// Brings caches that were read from a file to layers of these kinds: files hold none for layers that remember nothing.
+///
+/// # Errors
+/// Another number of caches, or one that a layer cannot use.
+pub fn adopt(kinds: &[CacheKind], stored: Caches) -> Result<Caches> {
+    let count = stored.len();
+    let wanted = kinds.iter().filter(|k| **k != CacheKind::None).count();
+    if count != wanted {
+        return Err(Error::Request(format!("the prompt cache has {count} layers, this model needs {wanted}")));
+    }
+    let mut stored = stored.into_iter();
+    let mut all = Caches::new();
+    for (i, kind) in kinds.iter().enumerate() {
+        let mut cache = match kind {
+            CacheKind::None => make(kind)?,
+            _ => stored.next().ok_or_else(|| Error::Request("a layer of the prompt cache is missing".into()))?,
+        };
+        if !fits(kind, cache.as_mut()) {
+            let is = cache.kind();
+            return Err(Error::Request(format!(
+                "layer {i} needs a cache of kind {kind:?}, the prompt cache has a {is}"
+            )));
+        }
+        all.push(cache);
+    }
+    Ok(all)
+}
+
+/// Whether a layer that declares this kind can use a cache.
+fn fits(kind: &CacheKind, cache: &mut dyn Cache) -> bool {
+    match kind {
+        CacheKind::None | CacheKind::Slots(_) => cache.as_slots().is_some(),
+        CacheKind::List(kinds) => cache
+            .as_list()
+            .is_some_and(|l| l.len() == kinds.len() && kinds.iter().zip(l).all(|(k, c)| fits(k, c.as_mut()))),
+        CacheKind::Named(_) => true,
+        _ => cache.as_kv().is_some(),
+    }
+}
+
 /// A cache that keeps nothing: one forward pass over a whole sequence, as in training.
 pub fn make_direct(kind: &CacheKind) -> Result<Box<dyn Cache>> {
     Ok(match kind {
-        CacheKind::Kv | CacheKind::Rotating { .. } => Box::new(Direct::default()),
+        CacheKind::Kv | CacheKind::Whole | CacheKind::Kept | CacheKind::Rotating { .. } => Box::new(Direct::default()),
         CacheKind::Chunked { size } => Box::new(Direct { chunk: Some(*size) }),
         CacheKind::List(kinds) => Box::new(CacheList::new(kinds.iter().map(make_direct).collect::<Result<_>>()?)),
         other => return make(other),
@@ -272,18 +392,37 @@ pub fn make_direct(kind: &CacheKind) -> Result<Box<dyn Cache>> {
 /// When and how keys and values are packed while generating.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvQuant {
+    /// Bits of the keys, and of the values unless they have their own.
     pub bits: i32,
+    pub value_bits: Option<i32>,
     pub group_size: i32,
     /// Only layers that hold at least this many tokens.
     pub start: i32,
 }
 
-/// Packs every plain KV cache that is long enough (`maybe_quantize_kv_cache`).
-pub fn quantize(caches: &mut Caches, q: KvQuant) -> Result<()> {
-    for c in caches.iter_mut().filter(|c| c.offset() >= q.start.max(1)) {
-        if let Some(kv) = c.as_any_mut().downcast_mut::<KvCache>() {
-            let packed = mx::try_catch(|| kv.to_quantized(q.group_size, q.bits))?;
-            *c = Box::new(packed);
+impl KvQuant {
+    /// Keys and values in `bits` bits from the first token on.
+    pub fn new(bits: i32, group_size: i32) -> Self {
+        KvQuant { bits, value_bits: None, group_size, start: 0 }
+    }
+}
+
+/// Packs every plain or rotating KV cache that is long enough (`maybe_quantize_kv_cache`). As in Python, the caches of
+/// layers that have several stay as they are.
+///
+/// # Errors
+/// Bits or a group size that MLX does not pack, heads that do not divide into groups.
+pub fn quantize(caches: &mut [Box<dyn Cache>], q: KvQuant) -> Result<()> {
+    let (group, bits, value_bits) = (q.group_size, q.bits, q.value_bits.unwrap_or(q.bits));
+    for c in caches.iter_mut() {
+        if c.offset() < q.start.max(1) {
+            continue;
+        }
+        let any = c.as_any_mut();
+        if let Some(kv) = any.downcast_mut::<KvCache>() {
+            *c = Box::new(mx::try_catch(|| kv.to_quantized(group, bits, value_bits))?);
+        } else if let Some(kv) = any.downcast_mut::<RotatingKvCache>().filter(|r| !r.is_quantized()) {
+            *c = Box::new(mx::try_catch(|| kv.to_quantized(group, bits, value_bits))?);
         }
     }
     Ok(())

@@ -1,126 +1,71 @@
 //! Keys and values packed to a few bits (`QuantizedKVCache`).
 
-use super::kv::STEP;
+use super::kv::{STEP, pad_left};
 use super::padding::Padding;
-use super::{Attend, Cache, Kv, MaskKey, Position, State, attention_weights, take_rows};
+use super::parts::{Form, Parts};
+use super::{Attend, Cache, Kv, Mark, MaskKey, Position, State, in_steps, nbytes_of, take_rows};
 use crate::{Error, Result};
 use mlx::fast::Mask;
-use mlx::{self as mx, Array, Dtype, Quant};
+use mlx::{Array, Dtype};
 use std::any::Any;
-
-/// Packed words, scales and biases of one side.
-#[derive(Debug, Clone)]
-struct Packed([Array; 3]);
-
-impl Packed {
-    fn new(dense: &Array, q: Quant) -> Packed {
-        let (w, s, b) = mx::quantize(dense, q);
-        let b = b.unwrap_or_else(|| mx::zeros_like(&s));
-        Packed([w, s, b])
-    }
-    fn map(self, f: impl Fn(Array) -> Array) -> Packed {
-        Packed(self.0.map(f))
-    }
-    fn dense(&self, q: Quant, dtype: Dtype) -> Array {
-        mx::dequantize(&self.0[0], &self.0[1], Some(&self.0[2]), q, Some(dtype))
-    }
-}
 
 /// Keys and values of every token seen, packed as they come; keys and values may have different widths.
 #[derive(Debug, Clone)]
 pub struct QuantizedKvCache {
-    buffers: Option<(Packed, Packed)>,
+    buffers: Option<Parts>,
     offset: i32,
     padding: Padding,
-    keys: Quant,
-    values: Quant,
+    form: Form,
     dtype: Dtype,
-}
-
-fn quant(group_size: i32, bits: i32) -> Result<Quant> {
-    let q = Quant::affine(group_size, bits);
-    if q.is_valid() {
-        Ok(q)
-    } else {
-        Err(Error::Request(format!("KV cache: {bits} bits in groups of {group_size} are not supported")))
-    }
 }
 
 impl QuantizedKvCache {
     /// An empty cache; groups run along the head dimension.
+    ///
+    /// # Errors
+    /// Bits or a group size that MLX does not pack.
     pub fn new(group_size: i32, key_bits: i32, value_bits: i32) -> Result<Self> {
-        Ok(QuantizedKvCache {
-            buffers: None,
-            offset: 0,
-            padding: Padding::default(),
-            keys: quant(group_size, key_bits)?,
-            values: quant(group_size, value_bits)?,
-            dtype: Dtype::Float32,
-        })
+        let form = Form::packed(group_size, key_bits, value_bits)?;
+        Ok(QuantizedKvCache { buffers: None, offset: 0, padding: Padding::default(), form, dtype: Dtype::Float32 })
     }
 
-    pub(super) fn from_dense(
-        kv: Option<(Array, Array)>,
-        offset: i32,
-        padding: Padding,
-        group_size: i32,
-        bits: i32,
-    ) -> Result<Self> {
-        let mut new = Self::new(group_size, bits, bits)?;
+    pub(super) fn from_dense(kv: Option<(Array, Array)>, offset: i32, padding: Padding, form: Form) -> Result<Self> {
+        let mut new = QuantizedKvCache { buffers: None, offset, padding, form, dtype: Dtype::Float32 };
         if let Some((k, v)) = kv {
-            for (name, a) in [("key", &k), ("value", &v)] {
-                if a.dim(-1) % group_size != 0 {
-                    let d = a.dim(-1);
-                    return Err(Error::Request(format!(
-                        "KV cache: {name} width {d} is not a multiple of the group {group_size}"
-                    )));
-                }
-            }
+            form.check(&k, &v)?;
             new.dtype = k.dtype();
-            new.buffers = Some((Packed::new(&k, new.keys), Packed::new(&v, new.values)));
+            new.buffers = Some(form.store(k, v));
         }
-        (new.offset, new.padding) = (offset, padding);
         Ok(new)
     }
 
-    fn grow(&mut self, n: i32) {
-        let more = (STEP + n - 1) / STEP * STEP;
-        let (offset, enlarge) = (self.offset, |a: Array| {
-            let [b, h, t, d] = a.dims();
-            let old = if self.offset % STEP == 0 && t == self.offset { a } else { a.slice_axis(2, 0..self.offset) };
-            mx::concatenate(&[old.clone(), mx::zeros([b, h, more, d], old.dtype())], 2)
-        });
-        if let Some((k, v)) = self.buffers.take() {
-            let full = offset + n > k.0[0].dim(2);
-            self.buffers = Some(if full { (k.map(enlarge), v.map(enlarge)) } else { (k, v) });
+    /// Bits of the keys, and how many values share a scale.
+    pub fn key_bits(&self) -> (i32, i32) {
+        match self.form {
+            Form::Packed { keys, .. } => (keys.bits, keys.group_size),
+            Form::Dense => unreachable!("made packed"),
         }
     }
 
-    fn seen(&self, p: &Packed) -> Packed {
-        p.clone().map(|a| if self.offset < a.dim(2) { a.slice_axis(2, 0..self.offset) } else { a })
+    /// What is written of the buffers.
+    fn seen(&self) -> Option<Parts> {
+        self.buffers.as_ref().map(|b| b.slice(0..self.offset))
     }
 
-    fn store(&mut self, k: &Array, v: &Array) {
+    fn store(&mut self, k: Array, v: Array) {
         self.dtype = k.dtype();
-        let n = k.dim(2);
-        let (k, v) = (Packed::new(k, self.keys), Packed::new(v, self.values));
-        if self.buffers.is_none() {
-            let rows = |p: &Packed| {
-                p.clone().map(|a| {
-                    let [b, h, _, d] = a.dims();
-                    mx::zeros([b, h, (STEP + n - 1) / STEP * STEP, d], a.dtype())
-                })
-            };
-            self.buffers = Some((rows(&k), rows(&v)));
-        }
-        self.grow(n);
-        let range = self.offset..self.offset + n;
-        if let Some((keys, values)) = &mut self.buffers {
-            for (side, new) in [(keys, k), (values, v)] {
-                side.0.iter_mut().zip(new.0).for_each(|(old, new)| old.update_axis(2, range.clone(), &new));
-            }
-        }
-        self.offset = range.end;
+        let new = self.form.store(k, v);
+        let end = self.offset + new.len();
+        let more = (STEP + new.len() - 1) / STEP * STEP;
+        let mut buffers = match self.buffers.take() {
+            None => new.zeros(more),
+            Some(old) if end <= old.len() => old,
+            // only whole steps stay aligned: an unfinished one is cut first
+            Some(old) => old.slice(0..self.offset).then(&new.zeros(more)),
+        };
+        buffers.write(self.offset, &new);
+        self.buffers = Some(buffers);
+        self.offset = end;
     }
 }
 
@@ -132,9 +77,7 @@ impl Cache for QuantizedKvCache {
         self.offset
     }
     fn each(&self, f: &mut dyn FnMut(&Array)) {
-        if let Some((k, v)) = &self.buffers {
-            k.0.iter().chain(&v.0).for_each(f);
-        }
+        self.buffers.iter().flat_map(Parts::arrays).for_each(f);
     }
     fn trim(&mut self, n: i32) -> i32 {
         let n = n.clamp(0, self.offset);
@@ -143,6 +86,9 @@ impl Cache for QuantizedKvCache {
     }
     fn is_trimmable(&self) -> bool {
         true
+    }
+    fn mark(&self) -> Mark {
+        Mark::Offset(self.offset())
     }
     fn boxed_clone(&self) -> Box<dyn Cache> {
         Box::new(self.clone())
@@ -153,56 +99,44 @@ impl Cache for QuantizedKvCache {
     fn as_kv(&mut self) -> Option<&mut dyn Kv> {
         Some(self)
     }
+    fn nbytes_at(&self, n: i32) -> usize {
+        nbytes_of(self.buffers.iter().flat_map(Parts::arrays), in_steps(n))
+    }
     fn join(&mut self, mut other: Box<dyn Cache>) -> Result<()> {
         let (mine, theirs) = (self.rows(), other.rows());
-        let Some(o) = other
-            .as_any_mut()
-            .downcast_mut::<QuantizedKvCache>()
-            .filter(|o| (o.keys, o.values) == (self.keys, self.values))
-        else {
+        let Some(o) = other.as_any_mut().downcast_mut::<QuantizedKvCache>().filter(|o| o.form == self.form) else {
             return Err(Error::Request("caches of different models cannot be batched".into()));
         };
-        let (Some((k, v)), Some((k2, v2))) = (&self.buffers, &o.buffers) else {
+        let (Some(x), Some(y)) = (self.seen(), o.seen()) else {
             return Err(Error::Request("an empty cache cannot join a filled one".into()));
         };
         let (a, b) = (self.padding.of(mine), o.padding.of(theirs));
         let len = self.offset.max(o.offset);
         let (da, db) = (len - self.offset, len - o.offset);
-        let joined = |x: Packed, y: Packed| {
-            let both: Vec<Array> =
-                x.0.iter()
-                    .zip(&y.0)
-                    .map(|(x, y)| mx::concatenate(&[super::kv::pad_left(x, da), super::kv::pad_left(y, db)], 0))
-                    .collect();
-            both.try_into().map(Packed).unwrap_or(x)
-        };
-        self.buffers = Some((joined(self.seen(k), o.seen(k2)), joined(self.seen(v), o.seen(v2))));
+        self.buffers = Some(x.zip(&y, |x, y| mlx::concatenate(&[pad_left(x, da), pad_left(y, db)], 0)));
         self.offset = len;
         self.padding = Padding::join((a, da), (b, db));
         Ok(())
     }
     fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {
         let (common, padding) = self.padding.keep(self.rows(), rows);
-        let cut = |p: Packed| p.map(|a| take_rows(&a.slice_axis(2, common..a.dim(2)), rows));
-        if let Some((k, v)) = &self.buffers {
-            self.buffers = Some((cut(self.seen(k)), cut(self.seen(v))));
-        }
+        self.buffers = self.seen().map(|b| b.slice(common..self.offset).map(|a| take_rows(&a, rows)));
         self.offset -= common;
         self.padding = padding;
         Ok(())
     }
+    /// As Python's; the width of the values is a sixth item where it is not that of the keys.
     fn state(&self) -> State {
-        let side = |p: Option<&Packed>| {
-            p.map_or(State::None, |p| State::List(p.0.iter().cloned().map(State::Array).collect()))
+        let Form::Packed { keys, values } = self.form else { return State::None };
+        let side = |from: usize| match &self.buffers {
+            Some(b) => State::of_arrays(&b.arrays()[from..from + 3]),
+            None => State::None,
         };
-        let b = self.buffers.as_ref();
-        State::List(vec![
-            side(b.map(|b| &b.0)),
-            side(b.map(|b| &b.1)),
-            State::Int(self.offset.into()),
-            State::Int(self.keys.group_size.into()),
-            State::Int(self.keys.bits.into()),
-        ])
+        let mut numbers = vec![self.offset, keys.group_size, keys.bits];
+        if values.bits != keys.bits {
+            numbers.push(values.bits);
+        }
+        State::List([side(0), side(3)].into_iter().chain(numbers.into_iter().map(|n| State::Int(n.into()))).collect())
     }
 }
 
@@ -211,12 +145,11 @@ impl Kv for QuantizedKvCache {
         self.padding.position(self.offset)
     }
     fn update(&mut self, k: Array, v: Array) -> (Array, Array) {
-        self.store(&k, &v);
+        self.store(k.clone(), v.clone());
         self.fetch().unwrap_or((k, v))
     }
     fn fetch(&self) -> Option<(Array, Array)> {
-        let (k, v) = self.buffers.as_ref()?;
-        Some((self.seen(k).dense(self.keys, self.dtype), self.seen(v).dense(self.values, self.dtype)))
+        Some(self.form.dense(&self.seen()?, self.dtype))
     }
     fn mask(&self, n: i32, window: Option<i32>, as_array: bool) -> Mask {
         self.padding.mask(self.offset, n, window, as_array)
@@ -227,22 +160,9 @@ impl Kv for QuantizedKvCache {
 
     /// Scores and values by products with the packed sides: the dense form never exists.
     fn attend(&mut self, q: &Array, k: Array, v: Array, a: Attend<'_>) -> Array {
-        if a.sinks.is_some() || a.softcap.is_some() {
-            let (k, v) = self.update(k, v);
-            return super::sdpa(q, &k, &v, a);
-        }
-        self.store(&k, &v);
-        let Some((keys, values)) = &self.buffers else { return super::sdpa(q, &k, &v, a) };
-        let (keys, values) = (self.seen(keys), self.seen(values));
-        let [b, h, l, d] = q.dims();
-        let groups = k.dim(1);
-        let q = (q * a.scale).reshape([b, groups, h / groups, l, d]);
-        let side = |p: Packed| p.map(|a| a.expand_dims(2));
-        let (keys, values) = (side(keys), side(values));
-        let scores = mx::quantized_matmul(&q, &keys.0[0], &keys.0[1], Some(&keys.0[2]), true, self.keys);
-        let weights = attention_weights(scores, a.mask);
-        mx::quantized_matmul(&weights, &values.0[0], &values.0[1], Some(&values.0[2]), false, self.values)
-            .reshape([b, h, l, -1])
+        self.store(k, v);
+        let Some(seen) = self.seen() else { unreachable!("stored above") };
+        self.form.attend(q, &seen, self.dtype, a)
     }
 }
 
@@ -250,16 +170,15 @@ impl QuantizedKvCache {
     pub(super) fn from_state(s: &State) -> Option<QuantizedKvCache> {
         let int = |i: usize| s.item(i)?.int().map(|n| n as i32);
         let (offset, group, bits) = (int(2)?, int(3)?, int(4)?);
-        let mut new = Self::new(group, bits, bits).ok()?;
-        let side = |i: usize| -> Option<Packed> {
-            let parts: Vec<Array> = s.item(i)?.list()?.iter().filter_map(|a| a.array().cloned()).collect();
-            parts.try_into().ok().map(Packed)
-        };
-        new.buffers = side(0).zip(side(1));
+        let mut new = Self::new(group, bits, int(5).unwrap_or(bits)).ok()?;
         new.offset = offset;
-        if let Some((k, _)) = &new.buffers {
-            new.dtype = k.0[1].dtype();
-            if k.0[0].ndim() != 4 || !(0..=k.0[0].dim(2)).contains(&offset) {
+        new.buffers = match (s.item(0)?, s.item(1)?) {
+            (State::None, State::None) if offset == 0 => None,
+            (k, v) => Some(Parts::from_arrays([k.arrays()?, v.arrays()?].concat(), &new.form)?),
+        };
+        if let Some(b) = &new.buffers {
+            new.dtype = b.arrays()[1].dtype();
+            if !(0..=b.len()).contains(&offset) {
                 return None;
             }
         }

@@ -2,10 +2,11 @@
 
 use super::kv::{STEP, pad_left};
 use super::padding::Padding;
-use super::{Cache, Kv, MaskKey, Position, State, causal_mask, take_rows};
+use super::parts::{Form, Parts};
+use super::{Attend, Cache, Kv, MaskKey, Position, State, causal_mask, in_steps, nbytes_of, take_rows};
 use crate::{Error, Result};
 use mlx::fast::Mask;
-use mlx::{self as mx, Array};
+use mlx::{self as mx, Array, Dtype};
 use std::any::Any;
 
 /// Keys and values of the last `size` tokens, the first `keep` for ever (`RotatingKVCache`).
@@ -14,7 +15,9 @@ use std::any::Any;
 /// each of them still sees `size` tokens: the buffer may then hold `size + L - 1`.
 #[derive(Debug, Clone)]
 pub struct RotatingKvCache {
-    buffers: Option<(Array, Array)>,
+    buffers: Option<Parts>,
+    form: Form,
+    dtype: Dtype,
     size: i32,
     keep: i32,
     /// True position of the next token.
@@ -27,18 +30,40 @@ pub struct RotatingKvCache {
 
 impl RotatingKvCache {
     pub fn new(size: i32, keep: i32) -> Self {
-        RotatingKvCache { buffers: None, size, keep, offset: 0, head: 0, padding: Padding::default() }
+        let (form, dtype) = (Form::Dense, Dtype::Float32);
+        RotatingKvCache { buffers: None, form, dtype, size, keep, offset: 0, head: 0, padding: Padding::default() }
+    }
+
+    /// The same tokens packed, and new ones as they come.
+    ///
+    /// # Errors
+    /// Bits or a group size that MLX does not pack, a head dimension that does not divide into groups.
+    pub fn to_quantized(&self, group_size: i32, key_bits: i32, value_bits: i32) -> Result<Self> {
+        let form = Form::packed(group_size, key_bits, value_bits)?;
+        let mut new = RotatingKvCache { form, ..self.clone() };
+        if let Some(old) = &self.buffers {
+            let (k, v) = self.form.dense(old, self.dtype);
+            form.check(&k, &v)?;
+            new.buffers = Some(form.store(k, v));
+        }
+        Ok(new)
+    }
+
+    /// Whether keys and values are packed.
+    pub fn is_quantized(&self) -> bool {
+        self.form != Form::Dense
     }
 
     /// Everything held, oldest first, at most `size` tokens.
-    fn ordered(&self) -> Option<(Array, Array)> {
-        let (k, v) = self.buffers.as_ref()?;
-        let order = |a: &Array| Self::in_order(self.keep, self.head, self.offset, a.clone());
-        let cut = |a: Array| {
-            let n = a.dim(2) - self.size;
-            Self::cut(self.keep, n, a)
-        };
-        Some((cut(order(k)), cut(order(v))))
+    fn ordered(&self) -> Option<Parts> {
+        let ordered = self.buffers.clone()?.map(|a| Self::in_order(self.keep, self.head, self.offset, a));
+        let surplus = ordered.len() - self.size;
+        Some(ordered.map(|a| Self::cut(self.keep, surplus, a)))
+    }
+
+    /// What is written of the buffers, as it lies there.
+    fn seen(&self) -> Option<Parts> {
+        self.buffers.as_ref().map(|b| b.slice(0..self.offset.min(b.len())))
     }
 
     /// Bool [B, 1, n, len + n] of a padded batch: keys of the ring in temporal order, then the new ones.
@@ -54,11 +79,11 @@ impl RotatingKvCache {
     }
 
     fn len(&self) -> i32 {
-        self.buffers.as_ref().map_or(0, |(k, _)| k.dim(2))
+        self.buffers.as_ref().map_or(0, Parts::len)
     }
 
     fn each_buffer(&mut self, f: impl Fn(Array) -> Array) {
-        self.buffers = self.buffers.take().map(|(k, v)| (f(k), f(v)));
+        self.buffers = self.buffers.take().map(|b| b.map(f));
     }
 
     /// Drops `n` tokens after the kept ones.
@@ -83,37 +108,26 @@ impl RotatingKvCache {
         }
     }
 
-    fn append(&mut self, k: Array, v: Array) -> (Array, Array) {
-        let n = k.dim(2);
+    fn append(&mut self, new: Parts) {
+        let n = new.len();
         let (keep, head, offset) = (self.keep, self.head, self.offset);
         self.each_buffer(|a| Self::in_order(keep, head, offset, a));
         let cut = self.len() - self.size + 1;
-        let joined = match self.buffers.take() {
-            None => (k, v),
-            Some((keys, values)) => (
-                mx::concatenate(&[Self::cut(keep, cut, keys), k], 2),
-                mx::concatenate(&[Self::cut(keep, cut, values), v], 2),
-            ),
-        };
-        self.buffers = Some(joined.clone());
+        self.buffers = Some(match self.buffers.take() {
+            None => new,
+            Some(old) => old.map(|a| Self::cut(keep, cut, a)).then(&new),
+        });
         self.offset += n;
         self.head = self.len();
-        joined
     }
 
-    fn write(&mut self, k: Array, v: Array) -> (Array, Array) {
+    fn write(&mut self, new: Parts) {
         let len = self.len();
         if self.buffers.is_none() || (self.offset >= len && len < self.size) {
-            let more = STEP.min(self.size - self.offset);
-            let fresh = |a: &Array| {
-                let [b, h, _, d] = a.dims();
-                mx::zeros([b, h, more, d], a.dtype())
-            };
+            let fresh = new.zeros(STEP.min(self.size - self.offset));
             self.buffers = Some(match self.buffers.take() {
-                None => (fresh(&k), fresh(&v)),
-                Some((keys, values)) => {
-                    (mx::concatenate(&[keys, fresh(&k)], 2), mx::concatenate(&[values, fresh(&v)], 2))
-                }
+                None => fresh,
+                Some(old) => old.then(&fresh),
             });
             self.head = self.offset;
         }
@@ -126,28 +140,36 @@ impl RotatingKvCache {
         if self.head == self.size {
             self.head = self.keep;
         }
-        if let Some((keys, values)) = &mut self.buffers {
-            keys.update_axis(2, self.head..self.head + 1, &k);
-            values.update_axis(2, self.head..self.head + 1, &v);
+        if let Some(buffers) = &mut self.buffers {
+            buffers.write(self.head, &new);
         }
         self.offset += 1;
         self.head += 1;
-        self.fetch().unwrap_or((k, v))
+    }
+
+    /// Takes new tokens in; returns what their queries may see.
+    fn store(&mut self, k: Array, v: Array) -> Parts {
+        self.dtype = k.dtype();
+        let new = self.form.store(k, v);
+        if new.len() == 1 {
+            self.write(new)
+        } else {
+            self.append(new)
+        }
+        let Some(seen) = self.seen() else { unreachable!("stored above") };
+        seen
     }
 }
 
 impl Cache for RotatingKvCache {
     fn kind(&self) -> &'static str {
-        "RotatingKVCache"
+        if self.is_quantized() { "QuantizedRotatingKVCache" } else { "RotatingKVCache" }
     }
     fn offset(&self) -> i32 {
         self.offset
     }
     fn each(&self, f: &mut dyn FnMut(&Array)) {
-        if let Some((k, v)) = &self.buffers {
-            f(k);
-            f(v);
-        }
+        self.buffers.iter().flat_map(Parts::arrays).for_each(f);
     }
     fn trim(&mut self, n: i32) -> i32 {
         if !self.is_trimmable() {
@@ -161,42 +183,56 @@ impl Cache for RotatingKvCache {
     fn is_trimmable(&self) -> bool {
         self.offset < self.size
     }
+    /// Of a sequence that was generated token by token: a prompt processed at once may hold more until the next token.
+    fn nbytes_at(&self, n: i32) -> usize {
+        nbytes_of(self.buffers.iter().flat_map(Parts::arrays), in_steps(n).min(self.size))
+    }
     fn join(&mut self, mut other: Box<dyn Cache>) -> Result<()> {
         let (mine, theirs) = (self.rows(), other.rows());
-        let Some(o) = other.as_any_mut().downcast_mut::<RotatingKvCache>().filter(|o| o.size == self.size) else {
+        let Some(o) = other.as_any_mut().downcast_mut::<RotatingKvCache>() else {
             return Err(Error::Request("caches of different models cannot be batched".into()));
         };
+        if (o.size, o.form) != (self.size, self.form) {
+            return Err(Error::Request("rotating caches of different sizes or bits cannot be batched".into()));
+        }
         if self.keep > 0 || o.keep > 0 {
             return Err(super::cannot_batch("RotatingKVCache with kept tokens"));
         }
         let (a, b) = (self.padding.of(mine), o.padding.of(theirs));
         let offset = self.offset.max(o.offset);
         let (da, db) = (offset - self.offset, offset - o.offset);
-        let (Some((k, v)), Some((k2, v2))) = (self.ordered(), o.ordered()) else {
+        let (Some(x), Some(y)) = (self.ordered(), o.ordered()) else {
             return Err(Error::Request("an empty cache cannot join a filled one".into()));
         };
-        let len = k.dim(2).max(k2.dim(2));
-        let joined =
-            |x: &Array, y: &Array| mx::concatenate(&[pad_left(x, len - x.dim(2)), pad_left(y, len - y.dim(2))], 0);
-        self.buffers = Some((joined(&k, &k2), joined(&v, &v2)));
+        let len = x.len().max(y.len());
+        let padded = |a: &Array| pad_left(a, len - a.dim(2));
+        self.buffers = Some(x.zip(&y, |x, y| mx::concatenate(&[padded(x), padded(y)], 0)));
         (self.offset, self.head) = (offset, len);
         self.padding = Padding::join((a, da), (b, db));
         Ok(())
     }
     fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {
         let (common, padding) = self.padding.keep(self.rows(), rows);
-        let Some((k, v)) = self.ordered() else { return Ok(()) };
+        let Some(all) = self.ordered() else { return Ok(()) };
         // the longest row left decides how much of the ring is in use
         self.offset -= common;
-        let len = k.dim(2).min(self.offset);
-        let cut = |a: &Array| take_rows(&a.slice_axis(2, a.dim(2) - len..a.dim(2)), rows);
-        self.buffers = Some((cut(&k), cut(&v)));
+        let len = all.len().min(self.offset);
+        self.buffers = Some(all.slice(all.len() - len..all.len()).map(|a| take_rows(&a, rows)));
         self.head = len;
         self.padding = padding;
         Ok(())
     }
     fn state(&self) -> State {
-        State::of_buffers(self.buffers.as_ref(), [self.offset, self.keep, self.size, self.head])
+        let mut numbers = vec![self.offset, self.keep, self.size, self.head];
+        let arrays = match (&self.buffers, self.form) {
+            (None, _) => [State::None, State::None],
+            (Some(b), Form::Dense) => [State::Array(b.arrays()[0].clone()), State::Array(b.arrays()[1].clone())],
+            (Some(b), Form::Packed { .. }) => [State::of_arrays(&b.arrays()[..3]), State::of_arrays(&b.arrays()[3..])],
+        };
+        if let Form::Packed { keys, values } = self.form {
+            numbers.extend([keys.group_size, keys.bits, values.bits]);
+        }
+        State::List(arrays.into_iter().chain(numbers.into_iter().map(|n| State::Int(n.into()))).collect())
     }
     fn boxed_clone(&self) -> Box<dyn Cache> {
         Box::new(self.clone())
@@ -215,16 +251,17 @@ impl Kv for RotatingKvCache {
     }
 
     fn update(&mut self, k: Array, v: Array) -> (Array, Array) {
-        if k.dim(2) == 1 { self.write(k, v) } else { self.append(k, v) }
+        let seen = self.store(k, v);
+        self.form.dense(&seen, self.dtype)
     }
 
     fn fetch(&self) -> Option<(Array, Array)> {
-        let (k, v) = self.buffers.as_ref()?;
-        Some(if self.offset < k.dim(2) {
-            (k.slice_axis(2, 0..self.offset), v.slice_axis(2, 0..self.offset))
-        } else {
-            (k.clone(), v.clone())
-        })
+        Some(self.form.dense(&self.seen()?, self.dtype))
+    }
+
+    fn attend(&mut self, q: &Array, k: Array, v: Array, a: Attend<'_>) -> Array {
+        let seen = self.store(k, v);
+        self.form.attend(q, &seen, self.dtype, a)
     }
 
     fn mask(&self, n: i32, window: Option<i32>, as_array: bool) -> Mask {
@@ -268,15 +305,18 @@ impl RotatingKvCache {
     pub(super) fn from_state(s: &State) -> Option<RotatingKvCache> {
         let int = |i: usize| s.item(i)?.int().map(|n| n as i32);
         let (offset, keep, size, head) = (int(2)?, int(3)?, int(4)?, int(5)?);
-        let buffers = match (s.item(0)?.array(), s.item(1)?.array()) {
-            (Some(k), Some(v)) if k.ndim() == 4 && v.ndim() == 4 && k.dim(2) == v.dim(2) => {
-                Some((k.clone(), v.clone()))
-            }
-            (None, None) => None,
-            _ => return None,
+        let form = match (int(6), int(7), int(8)) {
+            (Some(group), Some(keys), Some(values)) => Form::packed(group, keys, values).ok()?,
+            _ => Form::Dense,
         };
-        let len = buffers.as_ref().map_or(0, |(k, _): &(Array, Array)| k.dim(2));
+        let buffers = match (s.item(0)?, s.item(1)?) {
+            (State::None, State::None) => None,
+            (k, v) => Some(Parts::from_arrays([k.arrays()?, v.arrays()?].concat(), &form)?),
+        };
+        let len = buffers.as_ref().map_or(0, Parts::len);
+        let dtype = buffers.as_ref().map_or(Dtype::Float32, |b| b.arrays()[usize::from(form != Form::Dense)].dtype());
         let sane = size > 0 && (0..size).contains(&keep) && (0..=len).contains(&head) && offset >= 0;
-        sane.then(|| RotatingKvCache { buffers, size, keep, offset, head, padding: Padding::default() })
+        let padding = Padding::default();
+        sane.then_some(RotatingKvCache { buffers, form, dtype, size, keep, offset, head, padding })
     }
 }

@@ -70,6 +70,9 @@ impl Cache for Slots {
     fn is_trimmable(&self) -> bool {
         self.slots.is_empty()
     }
+    fn is_stateless(&self) -> bool {
+        self.slots.is_empty()
+    }
     fn boxed_clone(&self) -> Box<dyn Cache> {
         Box::new(self.clone())
     }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::json::{kind, read};
 use super::quant::{self, Quantization};
-use super::rope::{self, RopeConfig};
+use super::rope::{self, RopeConfig, RopeKind};
 use super::section::Section;
 use crate::{Error, Result};
 
@@ -146,6 +146,22 @@ impl Config {
     /// The config had a `text_config` (or one of its other names).
     pub fn is_wrapper(&self) -> bool {
         TEXT_KEYS.iter().any(|k| self.raw.get(*k).is_some_and(Value::is_object))
+    }
+    /// How many tokens the model was made for, if its config says so.
+    pub fn context(&self) -> Result<Option<usize>> {
+        let keys = ["max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"];
+        let mut said = None;
+        for key in keys {
+            said = said.or(self.opt_usize(key)?);
+        }
+        let Some(said) = said else { return Ok(None) };
+        // a scaled rotary embedding reaches further than it was trained for
+        let scaled = match self.rope().map(|r| r.kind) {
+            Ok(RopeKind::Yarn(y)) => y.original_max as f64 * y.factor,
+            Ok(RopeKind::Linear { factor } | RopeKind::Dynamic { factor }) => said as f64 * factor,
+            _ => 0.0,
+        };
+        Ok(Some(said.max(scaled as usize)))
     }
     /// End-of-sequence ids; empty when the config names none.
     pub fn eos_token_ids(&self) -> &[u32] {

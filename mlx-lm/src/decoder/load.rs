@@ -42,13 +42,27 @@ impl Model {
 
     /// From an open checkpoint and its config.
     pub fn from_checkpoint(config: Config, checkpoint: &Checkpoint, options: LoadOptions<'_>) -> Result<Model> {
+        Self::build(config, Tensors::open(checkpoint)?, options)
+    }
+
+    /// The model with stand-ins for its weights: it builds exactly where loading would, and reads no weight. Shapes and
+    /// types of everything it computes are right; values must not be asked for.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn outline(config: Config, checkpoint: &Checkpoint, options: LoadOptions<'_>) -> Result<Model> {
+        let mut tensors = Tensors::open(checkpoint)?;
+        tensors.outline();
+        Self::build(config, tensors, options)
+    }
+
+    fn build(config: Config, mut tensors: Tensors, options: LoadOptions<'_>) -> Result<Model> {
         let family = families::find(&config)?;
         let blueprint = (family.blueprint)(&config)?;
         let (quant, foreign) = match config.quantization()? {
             Quantization::Foreign(f) if f.is_known() => (f.mlx().map(QuantConfig::new), Some(f)),
             other => (other.mlx()?, None),
         };
-        let mut tensors = Tensors::open(checkpoint)?;
         tensors.cast_floats(options.dtype);
         let registry = options.registry.unwrap_or_else(Registry::builtin);
         let mut silent = |_: usize, _: usize| {};

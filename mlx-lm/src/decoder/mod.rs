@@ -16,7 +16,7 @@ pub use crate::parts::{Block, Prologue, Registry, Step};
 pub use load::{LoadOptions, Model};
 
 use crate::blueprint::{Blueprint, CacheKind};
-use crate::cache::{self, Cache, Caches};
+use crate::cache::{self, Cache, CacheOptions, Caches};
 use crate::parts::Norm;
 use crate::weights::Leaves;
 use crate::{Error, Result};
@@ -73,9 +73,11 @@ impl Decoder {
             let at = leaves.at(&blueprint.layers_path).at(&i.to_string());
             let block = block::build(layer, blueprint.hidden, registry, &at).map_err(|e| in_layer(i, e))?;
             // layouts that are changed while loading become real here, one layer at a time: no second copy of the model
-            let mut arrays = Vec::new();
-            block.visit(&mut Path::new(), &mut |_, p| arrays.push(p.value().clone()));
-            mlx::eval(&arrays)?;
+            if !leaves.is_outline() {
+                let mut arrays = Vec::new();
+                block.visit(&mut Path::new(), &mut |_, p| arrays.push(p.value().clone()));
+                mlx::eval(&arrays)?;
+            }
             layers.push(block);
         }
         progress(total, total);
@@ -97,17 +99,20 @@ impl Decoder {
         self.blueprint.caches().iter().map(cache::make).collect()
     }
 
-    /// Caches that keep at most `max` tokens per layer, the first four of them for ever (`max_kv_size`). Layers whose
-    /// cache is bounded by itself keep their own.
-    pub fn caches_limited(&self, max: i32) -> Result<Caches> {
-        let limit = |kind: &CacheKind| match kind {
-            CacheKind::Kv => CacheKind::Rotating { size: max, keep: 4.min(max - 1) },
-            other => other.clone(),
-        };
-        if max < 1 {
-            return Err(Error::Request(format!("max_kv_size {max} must be at least 1")));
-        }
-        self.blueprint.caches().iter().map(|k| cache::make(&limit(k))).collect()
+    /// Caches of a chosen form.
+    ///
+    /// # Errors
+    /// A size below 1.
+    pub fn caches_with(&self, options: CacheOptions) -> Result<Caches> {
+        self.blueprint.caches().iter().map(|k| cache::make(&options.choose(k)?)).collect()
+    }
+
+    /// The caches of a prompt-cache file, for this model's layers.
+    ///
+    /// # Errors
+    /// Another number of layers, a kind of cache that a layer cannot use.
+    pub fn adopt_caches(&self, stored: Caches) -> Result<Caches> {
+        cache::adopt(&self.blueprint.caches(), stored)
     }
 
     /// Logits [B, L, V] of all positions.

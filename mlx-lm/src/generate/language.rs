@@ -1,9 +1,8 @@
 //! A model with its tokenizer: what a program loads to generate text (`mlx_lm.load`).
 
 use super::stream::{StreamOptions, TextStream};
-use crate::cache::Caches;
+use crate::cache::{CacheOptions, Caches};
 use crate::chat::{Message, RenderOptions};
-use crate::config::RopeKind;
 use crate::decoder::{LoadOptions, Model};
 use crate::tokenizer::Tokenizer;
 use crate::weights::{Checkpoint, Dtype, GgufOptions};
@@ -104,12 +103,9 @@ impl LanguageModel {
         self.model.decoder.caches()
     }
 
-    /// As [`caches`](Self::caches), keeping at most `max` tokens per layer (`max_kv_size`).
-    pub fn caches_limited(&self, max: Option<i32>) -> Result<Caches> {
-        match max {
-            Some(max) => self.model.decoder.caches_limited(max),
-            None => self.caches(),
-        }
+    /// As [`caches`](Self::caches), of a chosen form.
+    pub fn caches_with(&self, options: CacheOptions) -> Result<Caches> {
+        self.model.decoder.caches_with(options)
     }
 
     /// Ids of a plain text, with what the tokenizer adds by itself unless the text already starts with it.
@@ -127,6 +123,36 @@ impl LanguageModel {
     pub fn chat_ids_with(&self, messages: &[Message], options: &RenderOptions) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer()?;
         tokenizer.encode(&tokenizer.apply_chat_template(messages, options)?, false)
+    }
+
+    /// Ids of a text that a prompt cache is to hold: the user's turn is left open, so that a question can follow it.
+    pub fn prefix_ids(&self, text: &str) -> Result<Vec<u32>> {
+        if self.tokenizer()?.chat_template().is_none() {
+            return self.text_ids(text);
+        }
+        let open = RenderOptions { add_generation_prompt: false, continue_final_message: true, ..Default::default() };
+        self.chat_ids_with(&[Message::user(text)], &open)
+    }
+
+    /// As [`chat_ids_with`](Self::chat_ids_with), without what stands before the last user's text: a prompt cache holds
+    /// that.
+    ///
+    /// # Errors
+    /// Messages without a user's turn, a template that drops its text.
+    pub fn suffix_ids(&self, messages: &[Message], options: &RenderOptions) -> Result<Vec<u32>> {
+        const MARK: &str = "<query>";
+        let tokenizer = self.tokenizer()?;
+        let mut marked = messages.to_vec();
+        let Some(last) = marked.iter_mut().rev().find(|m| m.role() == "user") else {
+            return Err(Error::Request("a conversation without a user's turn does not continue a prompt cache".into()));
+        };
+        last.set("content", MARK);
+        let text = tokenizer.apply_chat_template(messages, options)?;
+        let start = tokenizer.apply_chat_template(&marked, options)?.find(MARK);
+        match start.and_then(|at| text.get(at..)) {
+            Some(rest) => tokenizer.encode(rest, false),
+            None => Err(Error::Template("the chat template does not show the user's text".into())),
+        }
     }
 
     /// Generates from prompt ids; `caches` may hold an earlier part of the sequence (`stream_generate`).
@@ -147,20 +173,7 @@ impl LanguageModel {
 
     /// How many tokens the model was made for, if its config says so.
     pub fn context(&self) -> Result<Option<usize>> {
-        let config = &self.model.config;
-        let keys = ["max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"];
-        let mut said = None;
-        for key in keys {
-            said = said.or(config.opt_usize(key)?);
-        }
-        let Some(said) = said else { return Ok(None) };
-        // a scaled rotary embedding reaches further than it was trained for
-        let scaled = match config.rope().map(|r| r.kind) {
-            Ok(RopeKind::Yarn(y)) => y.original_max as f64 * y.factor,
-            Ok(RopeKind::Linear { factor } | RopeKind::Dynamic { factor }) => said as f64 * factor,
-            _ => 0.0,
-        };
-        Ok(Some(said.max(scaled as usize)))
+        self.model.config.context()
     }
 
     /// Refuses more tokens than the context holds.

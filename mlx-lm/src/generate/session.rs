@@ -2,7 +2,7 @@
 
 use super::language::LanguageModel;
 use super::stream::{FinishReason, Response, StreamOptions, TextStream};
-use crate::cache::{self, Caches};
+use crate::cache::{self, CacheOptions, Caches};
 use crate::chat::{Message, RenderOptions};
 use crate::{Error, Result};
 
@@ -13,7 +13,7 @@ pub struct Session<'m> {
     messages: Vec<Message>,
     /// Options of the chat template.
     pub template: RenderOptions,
-    max_kv_size: Option<i32>,
+    options: CacheOptions,
     caches: Caches,
     /// The ids that `caches` holds.
     held: Vec<u32>,
@@ -22,14 +22,14 @@ pub struct Session<'m> {
 impl<'m> Session<'m> {
     /// A new conversation, with what the model is told before it.
     pub fn new(lm: &'m LanguageModel, system: Option<&str>) -> Result<Self> {
-        Self::limited(lm, system, None)
+        Self::with_caches(lm, system, CacheOptions::default())
     }
 
-    /// As [`new`](Self::new), with caches that keep at most `max_kv_size` tokens per layer.
-    pub fn limited(lm: &'m LanguageModel, system: Option<&str>, max_kv_size: Option<i32>) -> Result<Self> {
+    /// As [`new`](Self::new), with caches of a chosen form.
+    pub fn with_caches(lm: &'m LanguageModel, system: Option<&str>, options: CacheOptions) -> Result<Self> {
         let messages = system.map(Message::system).into_iter().collect();
-        let caches = lm.caches_limited(max_kv_size)?;
-        Ok(Session { lm, messages, template: RenderOptions::default(), max_kv_size, caches, held: vec![] })
+        let caches = lm.caches_with(options)?;
+        Ok(Session { lm, messages, template: RenderOptions::default(), options, caches, held: vec![] })
     }
 
     /// Forgets all turns but the system's.
@@ -49,7 +49,7 @@ impl<'m> Session<'m> {
     }
 
     fn forget(&mut self) -> Result<()> {
-        self.caches = self.lm.caches_limited(self.max_kv_size)?;
+        self.caches = self.lm.caches_with(self.options)?;
         self.held.clear();
         Ok(())
     }

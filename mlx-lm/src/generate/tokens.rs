@@ -127,6 +127,10 @@ impl<'a> Tokens<'a> {
             tokens.pending = Some(tokens.step(row(&[*last]))?);
         } else {
             prefill(decoder, &[*last], tokens.caches, 1, &mut |_, _| {}, total)?;
+            if let Some(q) = tokens.options.kv_quant {
+                cache::quantize(tokens.caches, q)?;
+                eval_caches(tokens.caches)?;
+            }
         }
         progress(total, total);
         Ok(tokens)

@@ -52,7 +52,11 @@ pub struct QuantCount {
 /// Errors: what [`Checkpoint::open`] and the config refuse. Disagreements between the config and the packed geometry
 /// are `problems`.
 pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
-    let checkpoint = Checkpoint::open(path)?;
+    inspect_checkpoint(&Checkpoint::open(path)?)
+}
+
+/// As [`inspect`], of an open checkpoint.
+pub fn inspect_checkpoint(checkpoint: &Checkpoint) -> Result<Inspection> {
     let config = checkpoint.config()?;
     let quantization = config.quantization()?;
     let mut problems = vec![];
@@ -70,7 +74,7 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
                 *count = (count.0 + 1, count.1 + n);
             }
             Some(Err(problem)) => problems.push(problem.to_string()),
-            _ if sidecar(&checkpoint, &info.name) => {}
+            _ if sidecar(checkpoint, &info.name) => {}
             _ => parameters += unpacked(&quantization, info),
         }
     }

@@ -213,6 +213,11 @@ impl Leaves {
         if quant.is_valid() { Ok(quant) } else { fail(format!("{quant:?} is not supported")) }
     }
 
+    /// Whether stand-ins are taken in place of the weights.
+    pub fn is_outline(&self) -> bool {
+        self.shared.tensors.borrow().is_outline()
+    }
+
     /// Ends loading: what nobody asked for is an error that names it.
     pub fn finish(self) -> Result<()> {
         let tensors = self.shared.tensors.borrow();

@@ -19,7 +19,7 @@ mod tensors;
 pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, Format, GgufOptions};
 pub use dtype::Dtype;
-pub use inspect::{Inspection, QuantCount, inspect};
+pub use inspect::{Inspection, QuantCount, inspect, inspect_checkpoint};
 pub use leaves::{Leaves, mode};
 pub use packed::geometry;
 pub use random::RandomWeights;

@@ -29,6 +29,8 @@ pub struct Tensors {
     origin: String,
     /// What stored 16- and 32-bit floats become when they are taken.
     float: Option<mx::Dtype>,
+    /// Stand-ins of the right type and shape are taken; no byte is read.
+    outline: bool,
 }
 
 impl Tensors {
@@ -46,12 +48,21 @@ impl Tensors {
             let tensor = Tensor::Stored { checkpoint, from, dtype: info.dtype, shape };
             map.insert(info.name.clone(), tensor);
         }
-        Ok(Tensors { map, origin: checkpoint.path().display().to_string(), float: None })
+        Ok(Tensors { map, origin: checkpoint.path().display().to_string(), ..Tensors::default() })
     }
 
     /// Makes stored floats (f16, bf16, f32) arrays of this type, dense weights and scales alike.
     pub fn cast_floats(&mut self, dtype: Option<mx::Dtype>) {
         self.float = dtype;
+    }
+
+    /// Takes stand-ins of the right type and shape from now on: a model is built from them, and never computed.
+    pub fn outline(&mut self) {
+        self.outline = true;
+    }
+
+    pub fn is_outline(&self) -> bool {
+        self.outline
     }
 
     /// Where the tensors came from.
@@ -84,7 +95,7 @@ impl Tensors {
     /// Takes a tensor out. 8-bit floats come as their bytes (uint8).
     pub fn take(&mut self, name: &str) -> Result<Array> {
         match self.map.remove(name) {
-            Some(t) => t.into_array(name, self.float),
+            Some(t) => t.into_array(name, self.float, self.outline),
             None => Err(Error::tensor(name, format!("missing in {}", self.origin))),
         }
     }
@@ -274,10 +285,10 @@ impl Tensors {
 }
 
 impl Tensor {
-    fn into_array(self, name: &str, float: Option<mx::Dtype>) -> Result<Array> {
-        let (bytes, dtype, shape) = match self {
+    fn into_array(self, name: &str, float: Option<mx::Dtype>, outline: bool) -> Result<Array> {
+        let (checkpoint, from, dtype, shape) = match self {
             Tensor::Array(a) => return Ok(a),
-            Tensor::Stored { checkpoint, from, dtype, shape } => (checkpoint.bytes(&from)?, dtype, shape),
+            Tensor::Stored { checkpoint, from, dtype, shape } => (checkpoint, from, dtype, shape),
         };
         use mx::Dtype as D;
         let to = match dtype {
@@ -296,7 +307,11 @@ impl Tensor {
             Dtype::F64 => D::Float64,
             Dtype::C64 => D::Complex64,
         };
-        let array = Array::try_from_bytes(&bytes, &shape, to).map_err(|e| Error::tensor(name, e.to_string()))?;
+        let array = match outline {
+            true => mx::catch(|| mx::zeros(&shape[..], to))?,
+            false => Array::try_from_bytes(&checkpoint.bytes(&from)?, &shape, to)
+                .map_err(|e| Error::tensor(name, e.to_string()))?,
+        };
         match (float, dtype) {
             (Some(f), Dtype::F16 | Dtype::BF16 | Dtype::F32) => Ok(array.astype(f)),
             _ => Ok(array),

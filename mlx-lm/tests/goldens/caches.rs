@@ -4,7 +4,7 @@ use crate::Job;
 use crate::case::{self, float, floats, ints};
 use mlx::{self as mx};
 use mlx_lm::Model;
-use mlx_lm::cache::KvQuant;
+use mlx_lm::cache::{CacheOptions, KvQuant};
 use mlx_lm::generate::{TokenOptions, Tokens};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -35,11 +35,7 @@ fn run(model: &Value, case: &Value) -> Result<(), String> {
     let int = |k: &str| s[k].as_i64().map(|n| n as i32);
     // the reference ignores max_kv_size where a model makes its own caches (llama); here it holds for every family
     let limit = int("max_kv_size").filter(|_| model["model_type"] != "llama");
-    let mut caches = match limit {
-        Some(max) => m.decoder.caches_limited(max),
-        None => m.decoder.caches(),
-    }
-    .map_err(text)?;
+    let mut caches = m.decoder.caches_with(CacheOptions { max_size: limit, ..Default::default() }).map_err(text)?;
     let want = ints(&case["greedy"]);
     let prompt: Vec<u32> = ints(&model["prompt"]).into_iter().map(|i| i as u32).collect();
     let options = TokenOptions {
@@ -47,6 +43,7 @@ fn run(model: &Value, case: &Value) -> Result<(), String> {
         prefill_step: int("prefill_step_size").unwrap_or(2048) as usize,
         kv_quant: int("kv_bits").map(|bits| KvQuant {
             bits,
+            value_bits: None,
             group_size: int("kv_group_size").unwrap_or(64),
             start: int("quantized_kv_start").unwrap_or(5000),
         }),

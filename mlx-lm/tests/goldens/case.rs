@@ -19,7 +19,14 @@ pub fn all(folder: &str) -> Vec<Value> {
     let name = folder.replace('/', "_");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(format!("{name}.jsonl.gz"));
     let file = std::fs::File::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    BufReader::new(GzDecoder::new(file)).lines().map(|l| serde_json::from_str(&l.unwrap()).unwrap()).collect()
+    let lines = BufReader::new(GzDecoder::new(file)).lines().map(|l| l.unwrap());
+    // one file each for those that `mlx-lm new-family` starts
+    let mut own: Vec<PathBuf> = std::fs::read_dir(path.with_file_name(&name))
+        .map(|d| d.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json")).collect())
+        .unwrap_or_default();
+    own.sort();
+    let own = own.iter().map(|p| std::fs::read_to_string(p).unwrap());
+    lines.chain(own).map(|text| serde_json::from_str(&text).unwrap()).collect()
 }
 
 /// The cases of one file `{name}.json`, beside the folders.

@@ -1,21 +1,22 @@
 //! Arguments that several verbs share, with Python's names.
 
 use crate::ui::Wait;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use mlx::Device;
-use mlx_lm::cache::KvQuant;
+use mlx_lm::cache::{CacheOptions, KvLayout, KvQuant, PagedKvCache, PromptCache, QuantizedKvCache};
 use mlx_lm::decoder::LoadOptions;
 use mlx_lm::generate::{Processors, Sampler};
 use mlx_lm::{LanguageModel, hub};
+use std::io::Read;
 use std::path::PathBuf;
 
 /// Which model, where.
 #[derive(Args)]
 pub struct ModelArgs {
-    /// A directory, a .gguf file, or a hub id (org/name); the default is small and downloads by itself.
-    #[arg(long, default_value = hub::DEFAULT_MODEL, value_name = "PATH|ID")]
-    pub model: String,
+    /// A directory, a .gguf file, or a hub id (org/name); without it a small model that downloads by itself.
+    #[arg(long, value_name = "PATH|ID")]
+    pub model: Option<String>,
     /// Branch, tag or commit of a hub model.
     #[arg(long)]
     pub revision: Option<String>,
@@ -44,9 +45,28 @@ pub fn use_device(device: Option<DeviceArg>) -> Result<()> {
 }
 
 impl ModelArgs {
+    /// The model's name as given, or the default's.
+    pub fn name(&self) -> &str {
+        self.model.as_deref().unwrap_or(hub::DEFAULT_MODEL)
+    }
+
     /// Where the model's files are; downloads them if need be.
     pub fn find(&self) -> Result<PathBuf> {
-        Ok(hub::resolve(&self.model, self.revision.as_deref(), true)?.path)
+        Ok(hub::resolve(self.name(), self.revision.as_deref(), true)?.path)
+    }
+
+    /// Takes the model that a prompt was saved with, unless another way to the same one is given.
+    pub fn same_model(&mut self, saved: &PromptCache) -> Result<()> {
+        let Some(then) = saved.metadata.get("model") else { return Ok(()) };
+        let Some(now) = &self.model else {
+            self.model = Some(then.clone());
+            return Ok(());
+        };
+        let real = |name: &str| std::fs::canonicalize(name).ok();
+        if now != then && (real(now).is_none() || real(now) != real(then)) {
+            bail!("--prompt-cache-file was made with the model {then}, not with {now}");
+        }
+        Ok(())
     }
 
     /// The model and its tokenizer.
@@ -141,9 +161,15 @@ pub struct CacheArgs {
     /// Keep at most this many tokens per layer, the first four for ever.
     #[arg(long)]
     pub max_kv_size: Option<i32>,
+    /// How all keys and values are kept: in one buffer, in pages that copies share, or joined with each call.
+    #[arg(long, value_enum, default_value_t = LayoutArg::Buffer)]
+    pub kv_cache: LayoutArg,
     /// Pack keys and values into this many bits.
     #[arg(long)]
     pub kv_bits: Option<i32>,
+    /// Pack values into this many bits, where that is not --kv-bits.
+    #[arg(long, requires = "kv_bits")]
+    pub kv_value_bits: Option<i32>,
     /// Values that share a scale in packed keys and values.
     #[arg(long, default_value_t = 64)]
     pub kv_group_size: i32,
@@ -152,14 +178,65 @@ pub struct CacheArgs {
     pub quantized_kv_start: i32,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+pub enum LayoutArg {
+    Buffer,
+    Paged,
+    Concatenated,
+}
+
 impl CacheArgs {
     pub fn quant(&self) -> Option<KvQuant> {
-        self.kv_bits.map(|bits| KvQuant { bits, group_size: self.kv_group_size, start: self.quantized_kv_start })
+        self.kv_bits.map(|bits| KvQuant {
+            bits,
+            value_bits: self.kv_value_bits,
+            group_size: self.kv_group_size,
+            start: self.quantized_kv_start,
+        })
+    }
+
+    /// Refuses to go on with other bits than the saved keys and values have.
+    pub fn same_bits(&self, saved: &PromptCache) -> Result<()> {
+        let packed = saved
+            .caches
+            .first()
+            .and_then(|c| c.boxed_clone().as_any_mut().downcast_ref().map(QuantizedKvCache::key_bits));
+        if let (Some(bits), Some((then, group))) = (self.kv_bits, packed)
+            && (bits, self.kv_group_size) != (then, group)
+        {
+            bail!(
+                "--prompt-cache-file holds {then} bits in groups of {group}: give --kv-bits {then} --kv-group-size {group}"
+            );
+        }
+        Ok(())
+    }
+
+    pub fn options(&self) -> CacheOptions {
+        let layout = match self.kv_cache {
+            LayoutArg::Buffer => KvLayout::Buffer,
+            LayoutArg::Paged => KvLayout::Paged { page: PagedKvCache::PAGE },
+            LayoutArg::Concatenated => KvLayout::Concatenated,
+        };
+        CacheOptions { max_size: self.max_kv_size, layout }
     }
 }
 
+/// Token ids on the command line.
+#[derive(Clone)]
+pub struct Ids(pub Vec<u32>);
+
 /// `1,2,3` (spaces are fine too).
-pub fn ids(text: &str) -> Result<Vec<u32>, String> {
+pub fn ids(text: &str) -> Result<Ids, String> {
     let parts = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|p| !p.is_empty());
-    parts.map(|p| p.parse().map_err(|_| format!("{p:?} is not a token id"))).collect()
+    parts.map(|p| p.parse().map_err(|_| format!("{p:?} is not a token id"))).collect::<Result<_, _>>().map(Ids)
+}
+
+/// The text itself, or what stdin holds for `-`.
+pub fn text_or_stdin(text: String) -> Result<String> {
+    if text != "-" {
+        return Ok(text);
+    }
+    let mut all = String::new();
+    std::io::stdin().read_to_string(&mut all).context("stdin")?;
+    Ok(all)
 }

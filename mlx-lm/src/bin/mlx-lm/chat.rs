@@ -41,8 +41,8 @@ Ctrl-C ends an answer, Ctrl-D ends the chat.";
 pub fn run(args: Args) -> Result<()> {
     let lm = args.model.load()?;
     lm.tokenizer()?;
-    let mut session = Session::limited(&lm, args.system_prompt.as_deref(), args.cache.max_kv_size)?;
-    ui::line(format_args!("[INFO] Starting chat session with {}.\n{HELP}", args.model.model))?;
+    let mut session = Session::with_caches(&lm, args.system_prompt.as_deref(), args.cache.options())?;
+    ui::line(format_args!("[INFO] Starting chat session with {}.\n{HELP}", args.model.name()))?;
     let mut lines = Lines::open()?;
     // after the editor, which takes the signal for itself
     ui::catch_ctrl_c()?;

@@ -56,8 +56,12 @@ pub fn run(args: Args) -> Result<()> {
             _ => bail!("dtype {name:?} is not one of float16, bfloat16, float32"),
         },
     };
-    let model =
-        ModelArgs { model: args.hf_path.clone(), revision: args.revision.clone(), adapter_path: None, device: None };
+    let model = ModelArgs {
+        model: Some(args.hf_path.clone()),
+        revision: args.revision.clone(),
+        adapter_path: None,
+        device: None,
+    };
     let source = model.find()?;
     let mut wait = Wait::new("loading model");
     let mut progress = |done, total| wait.at(done, total);

@@ -1,6 +1,6 @@
 //! `mlx-lm generate`: answers one prompt.
 
-use crate::args::{CacheArgs, ModelArgs, SampleArgs, ids};
+use crate::args::{CacheArgs, Ids, ModelArgs, SampleArgs, ids, text_or_stdin};
 use crate::ui::{self, CtrlC, Wait};
 use anyhow::{Context, Result, bail};
 use clap::ArgAction;
@@ -9,7 +9,6 @@ use mlx_lm::chat::{Message, RenderOptions};
 use mlx_lm::generate::{Processor, Stats, TokenOptions};
 use mlx_lm::{LanguageModel, StreamOptions};
 use serde::Serialize;
-use std::io::Read;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -19,7 +18,7 @@ pub struct Args {
     #[arg(short, long, default_value = "hello", allow_hyphen_values = true)]
     prompt: String,
     /// Token ids in place of a text: 1,2,3. Needs no tokenizer.
-    #[arg(long, value_name = "IDS", value_parser = |s: &str| ids(s).map(Ids))]
+    #[arg(long, value_name = "IDS", value_parser = ids)]
     prompt_ids: Option<Ids>,
     /// What the model is told before the conversation.
     #[arg(long)]
@@ -63,9 +62,6 @@ pub struct Args {
     json: bool,
 }
 
-#[derive(Clone)]
-pub struct Ids(Vec<u32>);
-
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report {
@@ -80,8 +76,13 @@ struct Report {
     load_seconds: f64,
 }
 
-pub fn run(args: Args) -> Result<()> {
+pub fn run(mut args: Args) -> Result<()> {
     ui::catch_ctrl_c()?;
+    let saved = args.prompt_cache_file.as_ref().map(PromptCache::load).transpose()?;
+    if let Some(saved) = &saved {
+        args.model.same_model(saved)?;
+        args.cache.same_bits(saved)?;
+    }
     let mut lm = args.model.load()?;
     for token in &args.extra_eos_token {
         lm.tokenizer()?;
@@ -115,9 +116,9 @@ pub fn run(args: Args) -> Result<()> {
         stats: Stats::default(),
         load_seconds: lm.load_time.as_secs_f64(),
     };
-    let mut caches = match &args.prompt_cache_file {
-        Some(file) => PromptCache::load(file)?.caches,
-        None => lm.caches_limited(args.cache.max_kv_size)?,
+    let mut caches = match saved {
+        Some(saved) => lm.model.decoder.adopt_caches(saved.caches)?,
+        None => lm.caches_with(args.cache.options())?,
     };
     let stream = lm.stream(&report.prompt_ids, &mut caches, options)?;
     if shown {
@@ -152,11 +153,7 @@ fn prompt(args: &Args, lm: &LanguageModel) -> Result<Vec<u32>> {
     if let Some(ids) = &args.prompt_ids {
         return Ok(ids.0.clone());
     }
-    let mut text = args.prompt.clone();
-    if text == "-" {
-        text.clear();
-        std::io::stdin().read_to_string(&mut text).context("stdin")?;
-    }
+    let text = text_or_stdin(args.prompt.clone())?;
     if args.ignore_chat_template || lm.tokenizer()?.chat_template().is_none() {
         return Ok(lm.text_ids(&text)?);
     }
@@ -174,5 +171,9 @@ fn prompt(args: &Args, lm: &LanguageModel) -> Result<Vec<u32>> {
         options.add_generation_prompt = false;
         options.continue_final_message = true;
     }
-    Ok(lm.chat_ids_with(&messages, &options)?)
+    // the question continues what a saved prompt holds already
+    Ok(match args.prompt_cache_file {
+        Some(_) => lm.suffix_ids(&messages, &options)?,
+        None => lm.chat_ids_with(&messages, &options)?,
+    })
 }

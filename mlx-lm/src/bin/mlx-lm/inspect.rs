@@ -1,32 +1,43 @@
 //! `mlx-lm inspect`: what a model is made of, from its headers alone.
 
-use crate::args::ModelArgs;
+use crate::args::{CacheArgs, ModelArgs};
 use crate::ui;
 use anyhow::{Result, bail};
-use mlx_lm::weights::{self, Inspection};
+use mlx_lm::pack::{self, Pack};
 
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    /// Tokens that the caches are planned for; as many as the model was made for when nothing is said.
+    #[arg(long)]
+    context: Option<usize>,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Print one JSON object and nothing else.
     #[arg(long)]
     json: bool,
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let found = weights::inspect(args.model.find()?)?;
-    match args.json {
-        true => ui::json(&found)?,
-        false => ui::line(text(&found))?,
+    show(&pack::inspect(args.model.find()?, args.context, args.cache.options())?, args.json)
+}
+
+/// Prints the report; problems of the pack end in an error.
+pub fn show(pack: &Pack, json: bool) -> Result<()> {
+    match json {
+        true => ui::json(pack)?,
+        false => ui::line(text(pack))?,
     }
-    if !found.problems.is_empty() {
-        bail!("{}: {}", found.path, found.problems.join("; "));
+    let problems = &pack.found.problems;
+    if !problems.is_empty() {
+        bail!("{}: {}", pack.found.path, problems.join("; "));
     }
     Ok(())
 }
 
-fn text(i: &Inspection) -> String {
+fn text(p: &Pack) -> String {
+    let i = &p.found;
     let mb = |n: u64| format!("{:.1} MB", n as f64 / 1e6);
     let mut rows = vec![
         ("path", i.path.clone()),
@@ -40,6 +51,23 @@ fn text(i: &Inspection) -> String {
     ];
     for q in &i.quantization {
         rows.push(("packed", format!("{} tensors {}", q.tensors, q.params)));
+    }
+    rows.push(("tokenizer", p.tokenizer.clone().unwrap_or("none".into())));
+    rows.push(("chat template", if p.chat_template { "yes" } else { "no" }.into()));
+    rows.push(("hash", p.hash.clone()));
+    match &p.refusal {
+        None => rows.push(("loads", "yes".into())),
+        Some(why) => rows.push(("loads", format!("no: {why}"))),
+    }
+    if p.loads {
+        rows.push(("caches", format!("{} at {} tokens", mb(p.cache_bytes), p.context)));
+        // neighbours that are alike share a line
+        let mut at = 0;
+        for same in p.caches.chunk_by(|a, b| (&a.kind, a.bytes) == (&b.kind, b.bytes)) {
+            let layers = if same.len() == 1 { format!("{at}") } else { format!("{at}..{}", at + same.len()) };
+            rows.push(("  layer", format!("{layers}: {} {} each", same[0].kind, mb(same[0].bytes))));
+            at += same.len();
+        }
     }
     rows.iter().map(|(name, value)| format!("{name:<22} {value}")).collect::<Vec<_>>().join("\n")
 }

@@ -132,7 +132,8 @@ pub fn run(args: Args) -> Result<()> {
         bail!("{}: no such directory", config.data.display());
     }
     ui::catch_ctrl_c()?;
-    let model = ModelArgs { model: config.model.clone(), revision: None, adapter_path: None, device: args.device };
+    let model =
+        ModelArgs { model: Some(config.model.clone()), revision: None, adapter_path: None, device: args.device };
     let mut lm = model.load()?;
     let tokenizer = lm.tokenizer()?.clone();
     let data = |name: &str| Dataset::open(&config.data, name, &tokenizer, &config);

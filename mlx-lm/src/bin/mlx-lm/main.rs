@@ -5,6 +5,7 @@
 mod args;
 mod benchmark;
 mod bundle;
+mod cache_prompt;
 mod chat;
 mod convert;
 mod doctor;
@@ -12,6 +13,8 @@ mod fuse;
 mod generate;
 mod inspect;
 mod lora;
+mod new_family;
+mod pack;
 mod perplexity;
 mod ui;
 
@@ -30,6 +33,8 @@ struct Cli {
 enum Verb {
     /// Answer one prompt.
     Generate(generate::Args),
+    /// Process a prompt once and save it, for generate --prompt-cache-file.
+    CachePrompt(cache_prompt::Args),
     /// Talk with a model.
     Chat(chat::Args),
     /// Measure prompt and generation speed on random tokens.
@@ -44,6 +49,10 @@ enum Verb {
     Convert(convert::Args),
     /// Say what a model is made of, from its headers alone.
     Inspect(inspect::Args),
+    /// Say what models on disk are and whether they will load, find all under a directory.
+    Pack(pack::Args),
+    /// Start a model family in a checkout of this repository: its file, its line in the list, its golden case.
+    NewFamily(new_family::Args),
     /// Say what this build and this machine are, and whether they compute right.
     Doctor(doctor::Args),
     /// Put this program and its libraries in a folder that runs on another machine.
@@ -55,6 +64,7 @@ fn main() -> ExitCode {
     ui::log();
     let result = match cli.verb {
         Verb::Generate(args) => generate::run(args),
+        Verb::CachePrompt(args) => cache_prompt::run(args),
         Verb::Chat(args) => chat::run(args),
         Verb::Benchmark(args) => benchmark::run(args),
         Verb::Perplexity(args) => perplexity::run(args),
@@ -62,6 +72,8 @@ fn main() -> ExitCode {
         Verb::Fuse(args) => fuse::run(args),
         Verb::Convert(args) => convert::run(args),
         Verb::Inspect(args) => inspect::run(args),
+        Verb::Pack(args) => pack::run(args),
+        Verb::NewFamily(args) => new_family::run(args),
         Verb::Doctor(args) => doctor::run(args),
         Verb::Bundle(args) => bundle::run(args),
     };
