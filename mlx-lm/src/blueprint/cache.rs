@@ -21,6 +21,10 @@ pub enum CacheKind {
     Chunked { size: i32 },
     /// Recurrent slots: convolution tails, states.
     Slots(usize),
+    /// The last `size` rows, in the order of their tokens (deepseek_v41).
+    TokenWindow { size: i32 },
+    /// The tokens of a group that is not full yet (deepseek_v41).
+    OpenGroup,
     /// Several caches of one layer.
     List(Vec<CacheKind>),
     /// A cache from the registry, by name.

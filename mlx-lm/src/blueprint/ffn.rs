@@ -51,10 +51,18 @@ pub struct Mlp {
     pub activation: Activation,
     pub names: MlpNames,
     pub bias: bool,
-    /// min(act(gate), limit) * up within +- limit (step3p5).
-    pub limit: Option<f32>,
+    pub limit: Option<Clip>,
     /// Leaf name and kind of a norm before the down projection (bitnet).
     pub inner_norm: Option<(String, super::Norm)>,
+}
+
+/// Where a gated activation is cut; up stays within +- limit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Clip {
+    /// min(act(gate), limit) (step3p5).
+    Activated(f32),
+    /// act(min(gate, limit)) (deepseek_v41).
+    Gate(f32),
 }
 
 /// Leaf names of an MLP.

@@ -7,6 +7,7 @@
 
 pub mod attention;
 pub mod cache;
+pub mod compressed;
 pub mod declared;
 pub mod ffn;
 pub mod gated_delta;
@@ -28,8 +29,9 @@ pub use attention::{
     QueryScale,
 };
 pub use cache::CacheKind;
+pub use compressed::{CompressedAttention, HyperLayer, HyperStreams, Pool, PoolIndexer};
 pub use declared::{Declared, KINDS, kind_name};
-pub use ffn::{Activation, GegeluMlp, LinearFfn, Mlp, MlpNames, XieluMlp};
+pub use ffn::{Activation, Clip, GegeluMlp, LinearFfn, Mlp, MlpNames, XieluMlp};
 pub use gated_delta::{DeltaHeads, GatedDelta, GatedDeltaLayout, Kda, Projection, QkvNames};
 pub use lightning::{Lightning, LightningGate};
 pub use linear_attention::{

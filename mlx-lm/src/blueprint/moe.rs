@@ -1,6 +1,6 @@
 //! Mixtures of experts as data.
 
-use super::{Activation, Norm, Part};
+use super::{Activation, Clip, Norm, Part};
 
 /// y = sum over the chosen experts of weight * expert(x), plus shared experts.
 #[derive(Debug, Clone)]
@@ -41,8 +41,8 @@ pub struct Latent {
 pub enum Experts {
     /// down(act(gate) * up), leaves `gate_proj`, `up_proj`, `down_proj`.
     Gated(Activation),
-    /// As `Gated`, with gate and up clipped to a limit first: min(gate, limit), up in +- limit (step3p5, minimax_m3).
-    Clipped { activation: Activation, limit: f32 },
+    /// As `Gated`, with gate and up clipped to a limit.
+    Clipped { activation: Activation, clip: Clip },
     /// gpt_oss: gate * sigmoid(1.702 gate) * (up + 1), clipped to +- limit.
     Oai { alpha: f32, limit: f32 },
     /// down(act(up)), with these leaf names.
@@ -59,6 +59,8 @@ pub struct Router {
     pub f32: bool,
     /// `cap * tanh(logits / cap)` before the scores (laguna).
     pub softcap: Option<f32>,
+    /// Logits are divided by this.
+    pub temperature: f32,
     pub scoring: Scoring,
     /// Leaf path, relative to the moe, of a bias that only takes part in the choice.
     pub correction: Option<String>,
@@ -143,6 +145,7 @@ impl Router {
             bias: false,
             f32: false,
             softcap: None,
+            temperature: 1.0,
             scoring: Scoring::Softmax,
             correction: None,
             groups: None,

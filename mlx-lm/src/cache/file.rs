@@ -5,7 +5,8 @@
 //! `0.<key>` the user's metadata.
 
 use super::{
-    Cache, CacheList, Caches, ChunkedKvCache, ConcatenateKvCache, KvCache, QuantizedKvCache, RotatingKvCache, Slots,
+    Cache, CacheList, Caches, ChunkedKvCache, ConcatenateKvCache, KvCache, OpenGroup, QuantizedKvCache,
+    RotatingKvCache, Slots, TokenWindow,
 };
 use crate::{Error, Result};
 use mlx::{Array, Dtype};
@@ -162,6 +163,8 @@ fn build(class: &str, state: &State) -> Option<Box<dyn Cache>> {
         "ChunkedKVCache" => Box::new(ChunkedKvCache::from_state(state)?),
         "QuantizedKVCache" => Box::new(QuantizedKvCache::from_state(state)?),
         "ArraysCache" => Box::new(Slots::from_state(state)?),
+        "TokenWindow" => Box::new(TokenWindow::from_state(state)?),
+        "OpenGroup" => Box::new(OpenGroup::from_state(state)?),
         "CacheList" => {
             let parts = state.list()?.iter().map(|item| match (item.item(0), item.item(1)) {
                 (Some(state), Some(State::Text(class))) => build(class, state),

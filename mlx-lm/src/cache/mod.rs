@@ -11,6 +11,7 @@ mod file;
 mod kv;
 mod list;
 mod mask;
+mod open_group;
 mod padding;
 mod paged;
 mod partial;
@@ -19,6 +20,7 @@ mod quantized;
 mod rotating;
 mod slots;
 mod snapshot;
+mod token_window;
 
 pub use chunked::ChunkedKvCache;
 pub use concatenate::ConcatenateKvCache;
@@ -27,11 +29,13 @@ pub use file::{PromptCache, State};
 pub use kv::KvCache;
 pub use list::CacheList;
 pub use mask::{MaskKey, causal_mask};
+pub use open_group::OpenGroup;
 pub use paged::{Page, PagedKvCache};
 pub use quantized::QuantizedKvCache;
 pub use rotating::RotatingKvCache;
 pub use slots::Slots;
 pub use snapshot::{Mark, Snapshot, restore, snapshot};
+pub use token_window::TokenWindow;
 
 use crate::blueprint::CacheKind;
 use crate::{Error, Result};
@@ -140,6 +144,15 @@ impl dyn Cache + '_ {
         match self.as_slots() {
             Some(s) => s,
             None => panic!("a mixer asked for recurrent slots, its cache is {kind}"),
+        }
+    }
+    /// The cache of this layer as its own type.
+    #[track_caller]
+    pub fn of<T: Cache>(&mut self) -> &mut T {
+        let kind = self.kind();
+        match self.as_any_mut().downcast_mut::<T>() {
+            Some(c) => c,
+            None => panic!("a mixer asked for {}, its cache is {kind}", std::any::type_name::<T>()),
         }
     }
     /// One of several caches of this layer.
@@ -328,6 +341,8 @@ pub fn make(kind: &CacheKind) -> Result<Box<dyn Cache>> {
         CacheKind::Rotating { size, keep } => Box::new(RotatingKvCache::new(*size, *keep)),
         CacheKind::Chunked { size } => Box::new(ChunkedKvCache::new(*size)),
         CacheKind::Slots(n) => Box::new(Slots::new(*n)),
+        CacheKind::TokenWindow { size } => Box::new(TokenWindow::new(*size)),
+        CacheKind::OpenGroup => Box::new(OpenGroup::default()),
         CacheKind::List(kinds) => Box::new(CacheList::new(kinds.iter().map(make).collect::<Result<_>>()?)),
         other => {
             return Err(Error::Unsupported {

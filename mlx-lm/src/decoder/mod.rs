@@ -5,6 +5,7 @@ mod block;
 mod declared;
 mod head;
 mod headroom;
+mod hyper;
 mod load;
 mod ngram;
 mod prologue;
@@ -35,6 +36,7 @@ impl Registry {
         prologue::register(&mut r);
         altup::register(&mut r);
         residual::register(&mut r);
+        hyper::register(&mut r);
         shortcut::register(&mut r);
         r
     }

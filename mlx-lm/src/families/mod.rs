@@ -45,6 +45,7 @@ families! {
     deepseek_v2,
     deepseek_v3,
     deepseek_v32,
+    deepseek_v41,
     delta_net,
     dots1,
     ernie4_5,

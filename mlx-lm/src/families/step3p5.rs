@@ -3,7 +3,7 @@
 use super::Family;
 use super::common::{Dims, dims, drop_extra_layers, llama_layer, rms, size, size_or, sliding_layers};
 use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Experts, Mlp, Moe, OutputGate, QkNormKind, Rope, Router};
+use crate::blueprint::{Activation, Attention, Blueprint, Clip, Experts, Mlp, Moe, OutputGate, QkNormKind, Rope, Router};
 use crate::config::Config;
 use crate::weights::Tensors;
 
@@ -18,7 +18,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     };
     let limits = |key: &str| c.opt_f64s(key).map(Option::unwrap_or_default);
     let (routed, shared) = (limits("swiglu_limits")?, limits("swiglu_limits_shared")?);
-    let limit = |list: &[f64], i: i32| list.get(i as usize).map(|&l| l as f32).filter(|&l| l > 0.0);
+    let limit = |list: &[f64], i: i32| list.get(i as usize).map(|&l| l as f32).filter(|&l| l > 0.0).map(Clip::Activated);
     let layers = (0..d.layers)
         .map(|i| {
             let mixer = mixer(c, &d, i as usize, slides[i as usize])?;
@@ -39,8 +39,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
                 dense(size_or(c, "share_expert_dim", 1280)?),
                 None,
             );
-            if let Some(limit) = limit(&routed, i) {
-                moe.body = Experts::Clipped { activation: Activation::Silu, limit };
+            if let Some(clip) = limit(&routed, i) {
+                moe.body = Experts::Clipped { activation: Activation::Silu, clip };
             }
             Ok(llama_layer(&d, mixer, moe))
         })

@@ -1,6 +1,6 @@
 //! Activations by name.
 
-use crate::blueprint::Activation;
+use crate::blueprint::{Activation, Clip};
 use mlx::{self as mx, Array, Dtype, nn};
 
 /// Applies an activation element-wise.
@@ -56,7 +56,11 @@ pub fn gated(activation: Activation, gate_half: &Array, up: &Array) -> Array {
     }
 }
 
-/// min(act(gate), limit) * up, up within +- limit.
-pub fn clipped(activation: Activation, gate: &Array, up: &Array, limit: f32) -> Array {
-    mx::minimum(apply(activation, gate), limit) * mx::clip(up, Some(-limit), Some(limit))
+/// act(gate) * up, both within a limit.
+pub fn clipped(activation: Activation, gate: &Array, up: &Array, clip: Clip) -> Array {
+    let within = |limit: f32| mx::clip(up, Some(-limit), Some(limit));
+    match clip {
+        Clip::Activated(limit) => mx::minimum(apply(activation, gate), limit) * within(limit),
+        Clip::Gate(limit) => gated(activation, &mx::minimum(gate, limit), &within(limit)),
+    }
 }

@@ -63,7 +63,7 @@ impl Experts {
         let gate = self.gate_proj.as_ref().map(|g| g.forward(x, indices, sorted));
         let inner = match (&self.body, gate) {
             (Body::Gated(a), Some(gate)) => activation::gated(*a, &gate, &up),
-            (Body::Clipped { activation: a, limit }, Some(gate)) => activation::clipped(*a, &gate, &up, *limit),
+            (Body::Clipped { activation: a, clip }, Some(gate)) => activation::clipped(*a, &gate, &up, *clip),
             (Body::Oai { alpha, limit }, Some(gate)) => {
                 let gate = mx::minimum(&gate, *limit);
                 let up = mx::clip(&up, Some(-limit), Some(*limit));

@@ -38,11 +38,10 @@ impl Ffn for Mlp {
         let act = self.spec.activation;
         let up = self.up_proj.forward(x);
         let inner = match (&self.gate_proj, &self.spec.names) {
-            (Some(gate), _) if self.spec.limit.is_some() => {
-                let limit = self.spec.limit.unwrap_or(f32::INFINITY);
-                activation::clipped(act, &gate.forward(x), &up, limit)
-            }
-            (Some(gate), _) => activation::gated(act, &gate.forward(x), &up),
+            (Some(gate), _) => match self.spec.limit {
+                Some(clip) => activation::clipped(act, &gate.forward(x), &up, clip),
+                None => activation::gated(act, &gate.forward(x), &up),
+            },
             (None, MlpNames::FusedGated { .. }) => {
                 let halves = up.split(2, -1);
                 activation::gated(act, &halves[0], &halves[1])

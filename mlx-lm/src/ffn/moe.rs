@@ -57,6 +57,7 @@ pub fn route(s: &blueprint::Router, top_k: i32, logits: &Array, correction: Opti
         Some(cap) => (logits / cap).tanh() * cap,
         None => logits,
     };
+    let logits = if s.temperature == 1.0 { logits } else { logits / s.temperature };
     if let Some(jitter) = s.sparse_mixer {
         return sparse_mixer(&logits, top_k, jitter);
     }
@@ -168,7 +169,11 @@ impl Ffn for Moe {
         let s = &self.spec.router;
         // few rows only: each token-expert pair reads its matrices by itself
         let few = x.size() / x.dim(-1).max(1) as usize <= 8;
-        let plain = s.groups.is_none() && s.sparse_mixer.is_none() && s.softcap.is_none() && !self.spec.weigh_input;
+        let plain = s.groups.is_none()
+            && s.sparse_mixer.is_none()
+            && s.softcap.is_none()
+            && s.temperature == 1.0
+            && !self.spec.weigh_input;
         let apart = self.shared.is_some() || self.spec.zero_experts > 0 || self.spec.latent.is_some();
         if !few || !plain || apart {
             return None;

@@ -6,6 +6,7 @@
 mod attention;
 mod beside;
 mod blocks;
+mod compressed;
 pub mod conv;
 mod conv_gate;
 mod delta;
@@ -29,10 +30,12 @@ mod mla;
 pub mod moba;
 pub mod nsa;
 mod plamo_mamba;
+mod pool;
 pub mod prefix;
 pub mod retention;
 mod rg_lru;
 pub mod rope;
+mod rounding;
 pub mod rwkv7;
 mod short_conv;
 
@@ -48,6 +51,7 @@ use crate::parts::Registry;
 /// All mixers of this crate.
 pub fn register(r: &mut Registry) {
     r.mixer(attention::build);
+    r.mixer(compressed::build);
     r.mixer(mamba::build);
     r.mixer(mamba2::build);
     r.mixer_with(beside::build);

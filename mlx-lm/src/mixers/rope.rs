@@ -101,6 +101,25 @@ impl Rope {
         mx::fast::rope(x, options, position.offset())
     }
 
+    /// How many features rotate.
+    pub fn dims(&self) -> i32 {
+        self.dims
+    }
+
+    /// The rotation back.
+    pub fn inverse(&self) -> Rope {
+        let plain =
+            || Array::from(wavelengths(self.dims, self.base as f64).iter().map(|&f| f as f32).collect::<Vec<_>>());
+        let freqs = -self.freqs.clone().unwrap_or_else(plain);
+        let feature_scale = 1.0 / self.feature_scale;
+        Rope { freqs: Some(freqs), feature_scale, radians: OnceCell::new(), ..self.clone() }
+    }
+
+    /// The rotation of rows that stand `ratio` positions apart.
+    pub fn every(&self, ratio: i32) -> Rope {
+        Rope { scale: self.scale * ratio as f32, radians: OnceCell::new(), ..self.clone() }
+    }
+
     /// The same rotation for a decode kernel; `None` where it depends on more than the position.
     pub fn rotation(&self) -> Option<mx::fast::Rotation<'_>> {
         if self.dynamic.is_some() {

@@ -103,6 +103,33 @@ fn fp8_blocks(w: &Array, scale: &Array, block: i32) -> Option<Array> {
     Some(mx::contiguous(&scaled.slice_axis(0, 0..m).slice_axis(1, 0..n)).astype(mx::Dtype::Bfloat16))
 }
 
+/// e4m3 and e2m1 weights, packed as bytes with a power-of-two `.scale` per 32 x 32 or 1 x 32 of them, become MLX's mxfp8
+/// and mxfp4: words, and a scale per row and 32 columns.
+pub fn repack_microscaled(t: &mut Tensors) -> Result<()> {
+    for name in t.select(|n| n.ends_with(".scale")) {
+        let base = name.trim_end_matches("scale").to_string();
+        let weight = format!("{base}weight");
+        if !t.has(&weight) {
+            continue;
+        }
+        let (w, scale) = (t.take(&weight)?, t.take(&name)?);
+        let (words, scales) = mx::catch(|| {
+            // floats become their exponents
+            let scale = match scale.dtype() {
+                mx::Dtype::Uint8 => scale,
+                _ => (scale.astype(mx::Dtype::Float32).log2() + 127.0).astype(mx::Dtype::Uint8),
+            };
+            let rows = w.dim(-2);
+            let tiled = scale.dim(-2) != rows;
+            let scale = if tiled { mx::repeat(&scale, 32, -2).slice_axis(-2, 0..rows) } else { scale };
+            (w.view(mx::Dtype::Uint32), mx::contiguous(&scale))
+        })?;
+        t.insert(weight, words);
+        t.insert(format!("{base}scales"), scales);
+    }
+    Ok(())
+}
+
 /// BitNet's ternary matrices become MLX's 2-bit affine form: row r + i * out / 4 of codes 0, 1, 2 (for -1, 0, 1) lies in
 /// bits 2i, 2i + 1 of packed row r [out / 4, in]; one `weight_scale` multiplies all, or divides when `inverse`.
 fn unpack_ternary(t: &mut Tensors, inverse: bool) -> Result<()> {

@@ -188,7 +188,15 @@ fn run(case: &Value) -> Result<(), String> {
     // pieces of any size give the same rows, unless the reference itself depends on the cut
     let path_dependent = golden["last1"].is_object();
     if !path_dependent {
-        let loose = if tol.greedy { tol.absolute } else { 2.0 * tol.absolute };
+        // rows that are rounded to 4 and 8 bits: a sum in another order may take one over the edge of a step
+        let rounded = case["model_type"] == "deepseek_v41";
+        let loose = if rounded {
+            10.0 * tol.absolute
+        } else if tol.greedy {
+            tol.absolute
+        } else {
+            2.0 * tol.absolute
+        };
         for chunk in [1, 2, 7, 64] {
             if chunk >= prompt.len() {
                 continue;
