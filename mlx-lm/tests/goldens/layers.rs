@@ -295,18 +295,6 @@ fn published(kind: &str, params: &Value, tensors: &mut Tensors) -> Result<Part, 
                 eps: width as f32 * eps,
             })
         }
-        "mla" => {
-            let [nope, rope_dim] = [a.int("qk_nope_head_dim", 128), a.int("qk_rope_head_dim", 64)];
-            let (heads, parts) = (a.int("num_heads", 16), [nope, rope_dim, a.int("v_head_dim", 128)]);
-            let q_rank = if args["q_lora_rank"].is_null() { None } else { a.opt_int("q_lora_rank") };
-            Rc::new(bp::Mla {
-                eps: Some(1e-5),
-                rope: rope(rope_dim),
-                layout: bp::MlaLayout::Sequential,
-                window: a.opt_int("window_size"),
-                ..bp::Mla::new(hidden, heads, q_rank, a.int("kv_lora_rank", 512), parts)
-            })
-        }
         other => return Err(format!("load: no mixer for the published layer {other}")),
     })
 }
@@ -398,7 +386,6 @@ fn bare(kind: &str, params: &Value) -> Result<Part, String> {
             Rc::new(bp::Mla::new(hidden, h, q_rank, rank, [k, 0, k]))
         }
         "rwkv7" => Rc::new(bp::Rwkv7Bare { hidden, heads: h, key_dim: k, value_dim: v }),
-        "mla" => Rc::new(bp::Mla::new(hidden, h, a.opt_int("q_rank"), a.int("rank", 1), [k, 0, v])),
         other => return Err(format!("load: no mixer for the bare {other}")),
     })
 }
