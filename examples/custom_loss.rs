@@ -4,6 +4,7 @@
 
 use mlx_lm::decoder::Decoder;
 use mlx_lm::train::{self, AdapterConfig, Batch, Dataset, LoraConfig, Trainer};
+use std::rc::Rc;
 
 /// Cross entropy minus a tenth of the mean entropy of the predictions.
 fn loss(decoder: &Decoder, batch: &Batch) -> mlx_lm::Result<(mlx::Array, mlx::Array)> {
@@ -23,7 +24,8 @@ fn main() -> anyhow::Result<()> {
     train::attach(&mut lm.model.decoder, config.fine_tune_type, config.num_layers, &config.lora_parameters)?;
     let (valid, adapter_config) = (Dataset::default(), AdapterConfig::of(&config));
     let decoder = &mut lm.model.decoder;
-    let mut trainer = Trainer { decoder, config: &config, train: &train, valid: &valid, loss: &loss, adapter_config };
-    trainer.run(&mut |r| println!("{}: {:?}", r.iteration, r.train_loss), &|| false)?;
+    let mut trainer =
+        Trainer { decoder, config: &config, train: &train, valid: &valid, loss: Rc::new(loss), adapter_config };
+    trainer.run(&mut |r| println!("{}: {:?}", r.iteration, r.train_loss), &mut |_| true)?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! cargo run --release --example lora_finetune -- DATA_DIR
 
 use mlx_lm::train::{self, AdapterConfig, Dataset, LoraConfig, Trainer};
+use std::rc::Rc;
 
 fn main() -> anyhow::Result<()> {
     let data = std::env::args().nth(1).ok_or_else(|| anyhow::anyhow!("usage: lora_finetune DATA_DIR"))?;
@@ -14,8 +15,8 @@ fn main() -> anyhow::Result<()> {
     train::attach(&mut lm.model.decoder, config.fine_tune_type, config.num_layers, &config.lora_parameters)?;
     let adapter_config = AdapterConfig::of(&config);
     let decoder = &mut lm.model.decoder;
-    let loss = &train::cross_entropy;
+    let loss = Rc::new(train::cross_entropy);
     let mut trainer = Trainer { decoder, config: &config, train: &train, valid: &valid, loss, adapter_config };
-    trainer.run(&mut |r| println!("{}: {:?} {:?}", r.iteration, r.train_loss, r.val_loss), &|| false)?;
+    trainer.run(&mut |r| println!("{}: {:?} {:?}", r.iteration, r.train_loss, r.val_loss), &mut |_| true)?;
     Ok(())
 }

@@ -112,6 +112,8 @@ pub struct Blueprint {
     pub prologue: Option<Part>,
     /// Further passes over the same layers, each with caches of its own.
     pub again: Vec<Pass>,
+    /// What Python puts before every parameter's name in models whose text part lies in a larger one; adapters carry it.
+    pub wrapper: String,
 }
 
 /// One more pass over all layers.
@@ -312,6 +314,7 @@ impl Blueprint {
             },
             prologue: None,
             again: Vec::new(),
+            wrapper: String::new(),
         }
     }
 
@@ -319,6 +322,12 @@ impl Blueprint {
     pub fn paths(mut self, embed: &str, layers: &str, norm: &str) -> Self {
         (self.embed.path, self.layers_path) = (embed.into(), layers.into());
         self.norm = self.norm.map(|(_, n)| (norm.into(), n));
+        self
+    }
+
+    /// The text part of a larger model.
+    pub fn wrapped(mut self) -> Self {
+        self.wrapper = "language_model.".into();
         self
     }
 

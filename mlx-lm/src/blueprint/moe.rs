@@ -71,6 +71,16 @@ pub struct Router {
     pub sparse_mixer: Option<f32>,
     /// Factor on the weights.
     pub scale: f32,
+    /// The projection is a bare parameter: never packed, takes no adapter.
+    pub bare: bool,
+}
+
+impl Router {
+    /// Whether the projection is no layer of its own: so it is where the correction lies beside its weight.
+    pub fn is_bare(&self) -> bool {
+        let beside = |c: &String| c.strip_prefix(&self.name).is_some_and(|rest| rest.starts_with('.'));
+        self.bare || self.correction.as_ref().is_some_and(beside)
+    }
 }
 
 /// Logits to scores, before the choice.
@@ -152,6 +162,7 @@ impl Router {
             sparse_mixer: None,
             weights: if renormalise { RouterWeights::Normalised { eps: 0.0 } } else { RouterWeights::Scores },
             scale: 1.0,
+            bare: false,
         }
     }
     /// The best k logits, softmax over them (mixtral, gpt_oss).

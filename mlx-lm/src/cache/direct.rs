@@ -10,6 +10,8 @@ use std::any::Any;
 pub struct Direct {
     /// Queries see only their own chunk of this many positions.
     pub chunk: Option<i32>,
+    /// Numbers [B, L] of the samples that share a row: queries see only keys of their own.
+    pub segments: Option<Array>,
 }
 
 impl Cache for Direct {
@@ -42,6 +44,10 @@ impl Kv for Direct {
         None
     }
     fn mask(&self, n: i32, window: Option<i32>, as_array: bool) -> Mask {
+        if let Some(s) = &self.segments {
+            let same = s.expand_dims(2).eq(s.expand_dims(1));
+            return Mask::Array(causal_mask(n, 0, window, None).logical_and(same).expand_dims(1));
+        }
         match window {
             _ if n == 1 && !as_array => Mask::None,
             _ if self.chunk.is_some_and(|c| n > c) => Mask::Array(chunk_mask(n, 0, self.chunk.unwrap_or(n), window)),

@@ -398,10 +398,25 @@ fn fits(kind: &CacheKind, cache: &mut dyn Cache) -> bool {
 pub fn make_direct(kind: &CacheKind) -> Result<Box<dyn Cache>> {
     Ok(match kind {
         CacheKind::Kv | CacheKind::Whole | CacheKind::Kept | CacheKind::Rotating { .. } => Box::new(Direct::default()),
-        CacheKind::Chunked { size } => Box::new(Direct { chunk: Some(*size) }),
+        CacheKind::Chunked { size } => Box::new(Direct { chunk: Some(*size), segments: None }),
         CacheKind::List(kinds) => Box::new(CacheList::new(kinds.iter().map(make_direct).collect::<Result<_>>()?)),
         other => return make(other),
     })
+}
+
+/// As [`make_direct`], for rows of several samples: `segments` numbers them, [B, L].
+pub fn make_segmented(kind: &CacheKind, segments: &Array) -> Result<Box<dyn Cache>> {
+    match kind {
+        CacheKind::Kv | CacheKind::Whole | CacheKind::Rotating { .. } => {
+            Ok(Box::new(Direct { chunk: None, segments: Some(segments.clone()) }))
+        }
+        CacheKind::None => make(kind),
+        other => Err(Error::Unsupported {
+            what: "packing with cache",
+            name: format!("{other:?}"),
+            message: "its layer remembers more than keys and values: samples would see each other".into(),
+        }),
+    }
 }
 
 /// When and how keys and values are packed while generating.

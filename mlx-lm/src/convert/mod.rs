@@ -1,7 +1,9 @@
 //! Models back to disk: quantised, dequantised, fused, in another float type (`mlx_lm.convert`).
 
+mod quirks;
 mod recipe;
 mod save;
 
-pub use recipe::{Recipe, quantize};
-pub use save::save;
+pub use crate::weights::MAX_SHARD_BYTES;
+pub use recipe::{Recipe, Rule, dequantize, quantize};
+pub use save::{check_new, save};

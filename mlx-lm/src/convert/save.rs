@@ -3,9 +3,9 @@
 use crate::config::{QuantConfig, QuantParams};
 use crate::decoder::Model;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{Dtype, MAX_SHARD_BYTES, Saved, Tensor, save_shards, write_atomic};
+use crate::weights::{Dtype, Saved, Tensor, save_shards, write_atomic};
 use crate::{Error, Result};
-use mlx::nn::{self, LayerMut, Module, ModuleExt};
+use mlx::nn::{self, Module, ModuleExt};
 use mlx::{Array, Quant, QuantMode};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -26,14 +26,19 @@ const SIDECARS: [&str; 11] = [
     "preprocessor_config.json",
 ];
 
-/// Writes config, weights (in shards of at most 5 GB, with an index) and the tokenizer of `source` to a new directory.
+/// Writes config, weights (in shards of at most `shard_bytes`, with an index) and the tokenizer of `source` to a new
+/// directory.
 ///
 /// # Errors
-/// `out` exists and is not empty; anything that cannot be read or written.
-pub fn save(model: &mut Model, tokenizer: Option<&Tokenizer>, source: &Path, out: &Path) -> Result<Saved> {
-    if out.read_dir().is_ok_and(|mut d| d.next().is_some()) {
-        return Err(Error::file(out, "exists and is not empty: choose a new directory"));
-    }
+/// `out` exists and is not an empty directory; anything that cannot be read or written.
+pub fn save(
+    model: &mut Model,
+    tokenizer: Option<&Tokenizer>,
+    source: &Path,
+    out: &Path,
+    shard_bytes: u64,
+) -> Result<Saved> {
+    check_new(out)?;
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
     let config = config(model)?;
     write_atomic(
@@ -52,19 +57,23 @@ pub fn save(model: &mut Model, tokenizer: Option<&Tokenizer>, source: &Path, out
     }
     let quants = quants(model);
     let tensors = model.decoder.parameters().into_iter().map(|(name, a)| tensor(name, &a, &quants));
-    save_shards(out, tensors, MAX_SHARD_BYTES)
+    save_shards(out, tensors, shard_bytes)
+}
+
+/// Refuses a place where something is already.
+pub fn check_new(out: &Path) -> Result<()> {
+    let empty = out.read_dir().is_ok_and(|mut d| d.next().is_none());
+    if empty || !out.exists() {
+        return Ok(());
+    }
+    Err(Error::file(out, "exists and is not empty: choose a new directory"))
 }
 
 /// How each layer is packed, by path.
 fn quants(model: &mut Model) -> BTreeMap<String, Option<Quant>> {
     let mut out = BTreeMap::new();
     model.decoder.layers_mut(&mut nn::Path::new(), &mut |path, layer| {
-        let q = match layer {
-            LayerMut::Linear(l) => l.quant(),
-            LayerMut::Embedding(l) => l.quant(),
-            LayerMut::SwitchLinear(l) => l.quant(),
-        };
-        out.insert(path.to_string(), q);
+        out.insert(path.to_string(), layer.quant());
     });
     out
 }

@@ -121,6 +121,7 @@ impl Module for Embed {
     }
     fn layers_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, LayerMut<'_>)) {
         mlx::nn::module::layers_field_mut(&mut self.tokens, "", path, f);
+        mlx::nn::module::layers_field_mut(&mut self.positions, "", path, f);
     }
 }
 

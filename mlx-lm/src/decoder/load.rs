@@ -57,8 +57,7 @@ impl Model {
     }
 
     fn build(config: Config, mut tensors: Tensors, options: LoadOptions<'_>) -> Result<Model> {
-        let family = families::find(&config)?;
-        let blueprint = (family.blueprint)(&config)?;
+        let (family, blueprint) = families::blueprint(&config)?;
         let (quant, foreign) = match config.quantization()? {
             Quantization::Foreign(f) if f.is_known() => (f.mlx().map(QuantConfig::new), Some(f)),
             other => (other.mlx()?, None),

@@ -3,6 +3,7 @@
 mod altup;
 mod block;
 mod declared;
+mod direct;
 mod head;
 mod headroom;
 mod hyper;
@@ -26,6 +27,8 @@ use head::{Embed, Head};
 use mlx::nn::module::{LayerMut, Param, Path};
 use mlx::nn::{Leaf, Module};
 use mlx::{Array, fast};
+use std::cell::RefCell;
+use std::rc::Rc;
 
 impl Registry {
     /// All parts of this crate.
@@ -47,10 +50,18 @@ pub struct Decoder {
     blueprint: Blueprint,
     embed: Embed,
     prologue: Option<Box<dyn Prologue>>,
-    layers: Vec<Box<dyn Block>>,
+    layers: Vec<SharedLayer>,
     norm: Option<Leaf<Norm>>,
     head: Head,
+    /// Whether [`forward_direct`](Self::forward_direct) computes layers again in the backward pass.
+    checkpoint: bool,
 }
+
+/// A layer that functions computed later may hold, too: those of checkpointing.
+type SharedLayer = Rc<RefCell<Box<dyn Block>>>;
+
+/// (layer, input, its cache, the next layer) to the layer's output.
+type Run<'r> = dyn FnMut(&SharedLayer, Array, &mut dyn Cache, Option<&SharedLayer>) -> Array + 'r;
 
 impl Decoder {
     /// Builds every part from its leaves; leaves that no part asked for are an error.
@@ -80,7 +91,7 @@ impl Decoder {
                 block.visit(&mut Path::new(), &mut |_, p| arrays.push(p.value().clone()));
                 mlx::eval(&arrays)?;
             }
-            layers.push(block);
+            layers.push(Rc::new(RefCell::new(block)));
         }
         progress(total, total);
         let norm = match &blueprint.norm {
@@ -89,7 +100,7 @@ impl Decoder {
         };
         let head = Head::load(&blueprint, &leaves)?;
         leaves.finish()?;
-        Ok(Decoder { blueprint, embed, prologue, layers, norm, head })
+        Ok(Decoder { blueprint, embed, prologue, layers, norm, head, checkpoint: false })
     }
 
     pub fn blueprint(&self) -> &Blueprint {
@@ -122,12 +133,6 @@ impl Decoder {
         self.logits(&self.hidden(ids, caches))
     }
 
-    /// Logits of a whole sequence without a cache, as in training.
-    pub fn forward_direct(&self, ids: &Array) -> Result<Array> {
-        let mut caches: Caches = self.blueprint.caches().iter().map(cache::make_direct).collect::<Result<_>>()?;
-        Ok(self.forward(ids, &mut caches))
-    }
-
     /// Logits [B, V] of the last position only.
     pub fn forward_last(&self, ids: &Array, caches: &mut Caches) -> Array {
         let h = self.hidden(ids, caches);
@@ -143,28 +148,37 @@ impl Decoder {
 
     /// As [`hidden`](Self::hidden), from embeddings [B, L, D] in place of the model's own.
     pub fn hidden_from(&self, embeddings: Array, ids: &Array, caches: &mut Caches) -> Array {
-        let passes = 1 + self.blueprint.again.len();
-        let own = self.blueprint.prologue.as_ref().is_some_and(|p| p.cache() != CacheKind::None) as usize;
-        assert_eq!(caches.len(), own + passes * self.layers.len(), "one cache per layer and pass");
-        let (first, caches) = caches.split_at_mut(own);
         let step = Step::new(ids);
         let ahead = ids.dim(-1) == 1 && fast::is_fused();
+        self.walk(embeddings, &step, caches, &mut |layer, h, cache, next| {
+            if ahead {
+                let next = next.map(|l| l.borrow());
+                step.set_next_weights(
+                    next.as_ref().map_or_else(|| self.head.first_weights(&self.embed), |l| l.first_weights()),
+                );
+            }
+            layer.borrow().forward(h, &step, cache)
+        })
+    }
+
+    /// Everything between embedding and final norm; `run` computes a layer and is told the next one.
+    fn walk(&self, embeddings: Array, step: &Step, caches: &mut Caches, run: &mut Run<'_>) -> Array {
+        let total = (1 + self.blueprint.again.len()) * self.layers.len();
+        let own = self.blueprint.prologue.as_ref().is_some_and(|p| p.cache() != CacheKind::None) as usize;
+        assert_eq!(caches.len(), own + total, "one cache per layer and pass");
+        let (first, caches) = caches.split_at_mut(own);
         let mut h = match &self.prologue {
-            Some(p) => p.before(embeddings, &step, first.first_mut().map(|c| c.as_mut())),
+            Some(p) => p.before(embeddings, step, first.first_mut().map(|c| c.as_mut())),
             None => embeddings,
         };
-        for (i, (layer, cache)) in self.layers.iter().cycle().zip(caches.iter_mut()).enumerate() {
+        for (i, (layer, cache)) in self.layers.iter().cycle().zip(caches).enumerate() {
             if i > 0 && i % self.layers.len() == 0 && self.blueprint.again[i / self.layers.len() - 1].norm_first {
                 h = self.norm.as_ref().map_or(h.clone(), |n| n.forward(&h));
             }
-            if ahead {
-                let last = i + 1 == passes * self.layers.len();
-                let next = if last { None } else { self.layers.get((i + 1) % self.layers.len()) };
-                step.set_next_weights(next.map_or_else(|| self.head.first_weights(&self.embed), |l| l.first_weights()));
-            }
-            h = layer.forward(h, &step, cache.as_mut());
+            let next = self.layers.get((i + 1) % self.layers.len()).filter(|_| i + 1 < total);
+            h = run(layer, h, cache.as_mut(), next);
         }
-        self.prologue.as_ref().map_or_else(|| h.clone(), |p| p.after(h.clone(), &step))
+        self.prologue.as_ref().map_or_else(|| h.clone(), |p| p.after(h.clone(), step))
     }
 
     /// Final norm and head.
@@ -202,7 +216,7 @@ impl Module for Decoder {
         let layers = &self.layers;
         path.enter(&self.blueprint.layers_path, |path| {
             for (i, layer) in layers.iter().enumerate() {
-                path.enter(&i.to_string(), |path| layer.visit(path, f));
+                path.enter(&i.to_string(), |path| layer.borrow().visit(path, f));
             }
         });
         mlx::nn::module::visit_field(&self.norm, "norm", path, f);
@@ -211,10 +225,10 @@ impl Module for Decoder {
     fn visit_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, &mut Param)) {
         self.embed.visit_mut(path, f);
         self.prologue.iter_mut().for_each(|p| p.visit_mut(path, f));
-        let layers = &mut self.layers;
+        let layers = &self.layers;
         path.enter(&self.blueprint.layers_path, |path| {
-            for (i, layer) in layers.iter_mut().enumerate() {
-                path.enter(&i.to_string(), |path| layer.visit_mut(path, f));
+            for (i, layer) in layers.iter().enumerate() {
+                path.enter(&i.to_string(), |path| layer.borrow_mut().visit_mut(path, f));
             }
         });
         mlx::nn::module::visit_field_mut(&mut self.norm, "norm", path, f);
@@ -223,18 +237,18 @@ impl Module for Decoder {
     fn layers_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, LayerMut<'_>)) {
         self.embed.layers_mut(path, f);
         self.prologue.iter_mut().for_each(|p| p.layers_mut(path, f));
-        let layers = &mut self.layers;
+        let layers = &self.layers;
         path.enter(&self.blueprint.layers_path, |path| {
-            for (i, layer) in layers.iter_mut().enumerate() {
-                path.enter(&i.to_string(), |path| layer.layers_mut(path, f));
+            for (i, layer) in layers.iter().enumerate() {
+                path.enter(&i.to_string(), |path| layer.borrow_mut().layers_mut(path, f));
             }
         });
         self.head.layers_mut(path, f);
     }
     fn set_training(&mut self, on: bool) {
         self.prologue.iter_mut().for_each(|p| p.set_training(on));
-        for layer in &mut self.layers {
-            layer.set_training(on);
+        for layer in &self.layers {
+            layer.borrow_mut().set_training(on);
         }
     }
 }

@@ -14,8 +14,7 @@ impl Model {
     /// # Errors
     /// Those of the config, and a part whose shapes only a checkpoint tells.
     pub fn random(config: Config, dtype: Dtype, quant: Option<QuantConfig>) -> Result<Model> {
-        let family = families::find(&config)?;
-        let blueprint = (family.blueprint)(&config)?;
+        let (_, blueprint) = families::blueprint(&config)?;
         let quant = match quant {
             Some(q) => Some(q),
             None => config.quantization()?.mlx()?,

@@ -18,7 +18,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         0 => None,
         n => {
             let inner = size_or(c, "moe_intermediate_size", 1407)?;
-            let moe = Moe::swiglu(d.hidden, inner, n, size(c, "num_experts_per_tok")?, Router::softmax(false));
+            let router = Router { bare: true, ..Router::softmax(false) };
+            let moe = Moe::swiglu(d.hidden, inner, n, size(c, "num_experts_per_tok")?, router);
             Some(match c.opt_usize("n_shared_experts")? {
                 Some(s) if s > 0 => moe.shared("shared_experts", Mlp::swiglu(d.hidden, inner * s as i32), None),
                 _ => moe,

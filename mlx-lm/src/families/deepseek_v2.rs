@@ -2,9 +2,9 @@
 
 use super::Family;
 use super::common::{groups, dims, llama_layer, rms, shared_width, size, size_or, stack_experts, swiglu};
-use super::deepseek_v3::{mla, split_kv_b};
+use super::deepseek_v3;
 use crate::Result;
-use crate::blueprint::{Blueprint, GroupScore, Groups, Mlp, Moe, Router};
+use crate::blueprint::{Blueprint, GroupScore, Groups, Mla, MlaLayout, Mlp, Moe, Router};
 use crate::config::Config;
 use crate::weights::Tensors;
 
@@ -12,7 +12,7 @@ pub const FAMILY: Family = Family { model_types: &["deepseek_v2"], blueprint, ch
 
 fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
-    let mla = mla(c, &d)?;
+    let mla = Mla { layout: MlaLayout::Joined, ..deepseek_v3::mla(c, &d)? };
     let experts = size_or(c, "n_routed_experts", 0)?;
     let (first, every) = (size_or(c, "first_k_dense_replace", 0)?, size_or(c, "moe_layer_freq", 1)?.max(1));
     let moe = if experts > 0 { Some(moe(c, d.hidden, experts)?) } else { None };
@@ -34,6 +34,7 @@ fn moe(c: &Config, hidden: i32, experts: i32) -> Result<Moe> {
     let router = Router {
         groups: groups.filter(|g| g.count > 1),
         scale: c.f32_or("routed_scaling_factor", 1.0f32)?,
+        bare: true,
         ..Router::softmax(false)
     };
     let (inner, top_k) = (size(c, "moe_intermediate_size")?, size(c, "num_experts_per_tok")?);
@@ -51,5 +52,5 @@ fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     if experts > 0 {
         stack_experts(t, d.layers, experts, "mlp.experts", "mlp.switch_mlp")?;
     }
-    split_kv_b(&mla(c, &d)?, t, d.layers)
+    Ok(())
 }

@@ -2,14 +2,12 @@
 
 use super::Family;
 use super::common::{Dims, dims, llama_layer, plain_checkpoint, rms, size, swiglu, tied_or};
-use super::deepseek_v3::split_kv_b;
 use super::granite::scale_branches;
 use crate::Result;
 use crate::blueprint::{Blueprint, EmbedScale, Mla, MlaLayout, Rope};
 use crate::config::Config;
-use crate::weights::Tensors;
 
-pub const FAMILY: Family = Family { model_types: &["minicpm3"], blueprint, checkpoint };
+pub const FAMILY: Family = Family { model_types: &["minicpm3"], blueprint, checkpoint: plain_checkpoint };
 
 fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
@@ -31,13 +29,7 @@ fn mla(c: &Config, d: &Dims) -> Result<Mla> {
         bias: c.flag_or("attention_bias", false)?,
         eps: Some(1e-5),
         rope: Some(Rope::from_config(&c.rope()?, rope_dim, 1_000_000.0)),
-        layout: MlaLayout::Absorbed,
+        layout: MlaLayout::Joined,
         ..Mla::new(d.hidden, d.heads, Some(q_rank), kv_rank, [nope_dim, rope_dim, d.hidden / d.heads])
     })
-}
-
-fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
-    let d = dims(c)?;
-    plain_checkpoint(c, t)?;
-    split_kv_b(&mla(c, &d)?, t, d.layers)
 }

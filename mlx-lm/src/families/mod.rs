@@ -149,6 +149,16 @@ families! {
     youtu_llm,
 }
 
+/// The blueprint of a config.
+pub fn blueprint(config: &Config) -> Result<(&'static Family, Blueprint)> {
+    let family = find(config)?;
+    let mut blueprint = (family.blueprint)(config)?;
+    if config.raw().contains_key("text_config") && !blueprint.layers_path.contains("language_model") {
+        blueprint = blueprint.wrapped();
+    }
+    Ok((family, blueprint))
+}
+
 /// The family of a config.
 pub fn find(config: &Config) -> Result<&'static Family> {
     if composed::is_uniform(config) {

@@ -11,7 +11,7 @@ use crate::weights::Tensors;
 pub const FAMILY: Family = Family { model_types: &["qwen2_vl"], blueprint, checkpoint };
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
-    (qwen2::FAMILY.blueprint)(c)
+    Ok((qwen2::FAMILY.blueprint)(c)?.wrapped())
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {

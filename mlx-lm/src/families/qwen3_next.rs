@@ -77,7 +77,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
             Layer::sequential([mixer, ffn])
         })
         .collect();
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers))
+    let b = Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers);
+    Ok(if matches!(c.model_type(), "qwen3_5" | "qwen3_5_moe") { b.wrapped() } else { b })
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {

@@ -4,11 +4,10 @@ use super::Family;
 use super::common::{Dims, dims, llama_layer, rms, tied_checkpoint, tied_or};
 use super::deepseek_v3;
 use crate::Result;
-use crate::blueprint::{Blueprint, Mla, Mlp, Rope};
+use crate::blueprint::{Blueprint, Mla, MlaLayout, Mlp, Rope};
 use crate::config::Config;
-use crate::weights::Tensors;
 
-pub const FAMILY: Family = Family { model_types: &["youtu_llm"], blueprint, checkpoint };
+pub const FAMILY: Family = Family { model_types: &["youtu_llm"], blueprint, checkpoint: tied_checkpoint };
 
 fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
@@ -25,12 +24,7 @@ fn mla(c: &Config, d: &Dims) -> Result<Mla> {
         eps: Some(d.eps),
         scale: ((m.nope_dim + m.rope_dim) as f32).powf(-0.5),
         rope: Some(rope.traditional(c.flag_or("rope_traditional", true)?)),
+        layout: MlaLayout::Joined,
         ..m
     })
-}
-
-fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
-    let d = dims(c)?;
-    tied_checkpoint(c, t)?;
-    deepseek_v3::split_kv_b(&mla(c, &d)?, t, d.layers)
 }

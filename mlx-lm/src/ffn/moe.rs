@@ -6,13 +6,13 @@ use crate::blueprint::{self, GroupScore, Groups, RouterWeights, Scoring};
 use crate::parts::{Around, Norm, Registry, Step};
 use crate::weights::Leaves;
 use mlx::fast::{RouteScores, RouteWeights, Routing};
-use mlx::nn::{Leaf, Linear, Module, Param};
+use mlx::nn::{LayerMut, Leaf, Linear, Module, Param, Path};
 use mlx::{self as mx, Array, Dtype, nn};
 
 /// Mixture of experts over [`blueprint::Moe`].
 #[derive(Module)]
 pub struct Moe {
-    gate: Leaf<Linear>,
+    gate: Leaf<Gate>,
     correction: Option<Leaf<Param>>,
     latent_down: Option<Leaf<Linear>>,
     experts: Leaf<Experts>,
@@ -24,12 +24,50 @@ pub struct Moe {
     spec: blueprint::Moe,
 }
 
+/// The projection to expert logits.
+struct Gate {
+    linear: Linear,
+    bare: bool,
+}
+
+impl Gate {
+    fn load(s: &blueprint::Moe, choices: i32, leaves: &Leaves) -> Result<Leaf<Gate>> {
+        let linear = leaves.linear(&s.router.name, s.hidden, choices, s.router.bias)?;
+        let name = linear.name().to_string();
+        Ok(Leaf::new(name, Gate { linear: linear.into_inner(), bare: s.router.is_bare() }))
+    }
+}
+
+impl std::ops::Deref for Gate {
+    type Target = Linear;
+    fn deref(&self) -> &Linear {
+        &self.linear
+    }
+}
+
+impl Module for Gate {
+    fn visit(&self, path: &mut Path, f: &mut dyn FnMut(&str, &Param)) {
+        self.linear.visit(path, f);
+    }
+    fn visit_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, &mut Param)) {
+        self.linear.visit_mut(path, f);
+    }
+    fn layers_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, LayerMut<'_>)) {
+        if !self.bare {
+            self.linear.layers_mut(path, f);
+        }
+    }
+    fn set_training(&mut self, on: bool) {
+        self.linear.set_training(on);
+    }
+}
+
 pub(super) fn build(s: &blueprint::Moe, leaves: &Leaves, r: &Registry) -> Result<Moe> {
     let (shared, latent) = (s.shared.as_ref(), s.latent.as_ref());
     let norm = latent.and_then(|l| l.norm.as_ref().map(|(name, n)| Norm::load(leaves, name, n, &[l.width])));
     let choices = s.experts + s.zero_experts;
     Ok(Moe {
-        gate: leaves.linear(&s.router.name, s.hidden, choices, s.router.bias)?,
+        gate: Gate::load(s, choices, leaves)?,
         correction: s.router.correction.as_ref().map(|name| leaves.param(name, &[choices])).transpose()?,
         latent_down: latent.map(|l| leaves.linear(&l.down, s.hidden, l.width, l.bias)).transpose()?,
         latent_norm: norm.transpose()?,

@@ -3,20 +3,35 @@
 use crate::Result;
 use crate::blueprint::{Mla, MlaLayout};
 use crate::weights::Leaves;
-use mlx::nn::{Leaf, Linear, Module, SwitchLinear};
+use mlx::nn::{LayerMut, Leaf, Linear, Module, Param, Path, SwitchLinear};
 use mlx::{self as mx, Array, Quant};
 
 /// The key and value matrices of each head, apart or as rows of one matrix.
 #[derive(Module)]
 pub(super) struct Expand {
     /// [H, rank, nope]: queries into the latent space, or latents to keys.
-    embed_q: Option<Leaf<SwitchLinear>>,
+    embed_q: Option<Leaf<Heads>>,
     /// [H, v, rank]: latents to values.
-    unembed_out: Option<Leaf<SwitchLinear>>,
+    unembed_out: Option<Leaf<Heads>>,
     /// [H (nope + v), rank].
     kv_b_proj: Option<Leaf<Linear>>,
     #[module(skip)]
     dims: [i32; 3],
+}
+
+/// One matrix per head, [H, out, in]: packed like a layer, but no place for an adapter.
+struct Heads(SwitchLinear);
+
+impl Module for Heads {
+    fn visit(&self, path: &mut Path, f: &mut dyn FnMut(&str, &Param)) {
+        self.0.visit(path, f);
+    }
+    fn visit_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, &mut Param)) {
+        self.0.visit_mut(path, f);
+    }
+    fn layers_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, LayerMut<'_>)) {
+        f(path.as_str(), LayerMut::MultiLinear(&mut self.0));
+    }
 }
 
 /// Matrices [H, out, in], dense or packed.
@@ -81,7 +96,8 @@ impl Expand {
         let [h, nope, v] = [s.heads, s.nope_dim, s.v_dim];
         let apart = s.layout == MlaLayout::Absorbed;
         let switch = |name: &str, input: i32, output: i32| {
-            apart.then(|| leaves.switch_linear(name, h, input, output, false)).transpose()
+            let load = || leaves.switch_linear(name, h, input, output, false);
+            Ok::<_, crate::Error>(apart.then(load).transpose()?.map(|l| Leaf::new(name, Heads(l.into_inner()))))
         };
         Ok(Expand {
             embed_q: switch("embed_q", nope, s.kv_rank)?,
@@ -94,7 +110,7 @@ impl Expand {
     /// The matrices of each head; `None` with an adapter on the joined ones, which has no such form.
     pub fn maps(&self) -> Option<Maps> {
         if let (Some(k), Some(v)) = (&self.embed_q, &self.unembed_out) {
-            return Some(Maps { keys: PerHead::of(k), keys_back: true, values: PerHead::of(v) });
+            return Some(Maps { keys: PerHead::of(&k.0), keys_back: true, values: PerHead::of(&v.0) });
         }
         let [h, nope, v] = self.dims;
         let m = self.kv_b_proj.as_ref()?.matrix()?;

@@ -8,6 +8,7 @@ mod step;
 
 pub use norm::Norm;
 pub use registry::Registry;
+pub(crate) use step::Left;
 pub use step::{Around, SharedKv, Step};
 
 use crate::cache::Cache;

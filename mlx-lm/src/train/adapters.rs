@@ -1,6 +1,7 @@
 //! Adapters on a decoder: attached by path, saved and loaded in Python's files.
 
 use super::config::{FineTune, LoraConfig, LoraParameters};
+use super::peft;
 use crate::decoder::Decoder;
 use crate::weights::write_atomic;
 use crate::{Error, Result};
@@ -81,6 +82,10 @@ impl<'a> Targets<'a> {
 /// Nothing matches, or DoRA is asked for on a layer that has none.
 pub fn attach(decoder: &mut Decoder, kind: FineTune, num_layers: i32, p: &LoraParameters) -> Result<()> {
     p.check()?;
+    let total = decoder.blueprint().layers.len();
+    if num_layers > total as i32 {
+        return Err(Error::Request(format!("num_layers {num_layers}: the model has only {total} layers")));
+    }
     decoder.freeze();
     let targets = Targets::new(decoder, num_layers, p);
     if kind == FineTune::Full {
@@ -90,18 +95,18 @@ pub fn attach(decoder: &mut Decoder, kind: FineTune, num_layers: i32, p: &LoraPa
     }
     let (mut count, mut refused) = (0, None);
     decoder.layers_mut(&mut Names::new(), &mut |path, layer| {
-        if !targets.takes(path) {
+        if !targets.takes(path) || matches!(layer, LayerMut::MultiLinear(_)) {
             return;
         }
         count += 1;
-        let (r, s, d) = (p.rank, p.multiplier(), p.dropout);
+        let (r, s, d) = (p.rank, p.scale, p.dropout);
         match (kind, layer) {
             (FineTune::Dora, LayerMut::Linear(l)) => l.add_dora(r, s, d),
             (FineTune::Dora, LayerMut::Embedding(l)) => l.add_dora(r, s, d),
-            (FineTune::Dora, LayerMut::SwitchLinear(_)) => refused = Some(path.to_string()),
+            (FineTune::Dora, LayerMut::SwitchLinear(_) | LayerMut::MultiLinear(_)) => refused = Some(path.to_string()),
             (_, LayerMut::Linear(l)) => l.add_lora(r, s, d),
             (_, LayerMut::Embedding(l)) => l.add_lora(r, s, d),
-            (_, LayerMut::SwitchLinear(l)) => l.add_lora(r, s, d),
+            (_, LayerMut::SwitchLinear(l) | LayerMut::MultiLinear(l)) => l.add_lora(r, s, d),
         }
     });
     match (count, refused) {
@@ -113,16 +118,28 @@ pub fn attach(decoder: &mut Decoder, kind: FineTune, num_layers: i32, p: &LoraPa
     }
 }
 
-/// The trained parameters as they are saved: adapters, or whole weights of a full fine-tune.
+/// The trained parameters as they are saved: adapters, or whole weights of a full fine-tune, under Python's names.
 pub(super) fn trained(decoder: &Decoder) -> BTreeMap<String, Array> {
-    decoder.trainable().into_iter().collect()
+    let wrapper = &decoder.blueprint().wrapper;
+    decoder.trainable().into_iter().map(|(n, a)| (format!("{wrapper}{n}"), a)).collect()
+}
+
+/// Names of a file to those of the decoder.
+pub(super) fn own_names(decoder: &Decoder, arrays: Named) -> Named {
+    let wrapper = decoder.blueprint().wrapper.as_str();
+    arrays.into_iter().map(|(n, a)| (n.strip_prefix(wrapper).map_or(n.clone(), str::to_string), a)).collect()
 }
 
 /// Writes `adapters.safetensors` (or another name) and `adapter_config.json`, each whole or not at all.
 pub fn save_adapters(decoder: &Decoder, dir: &Path, file: &str, config: &AdapterConfig) -> Result<()> {
+    save_config(dir, config)?;
+    save_arrays(&dir.join(file), &trained(decoder), BTreeMap::new())
+}
+
+/// Writes `adapter_config.json`.
+pub(super) fn save_config(dir: &Path, config: &AdapterConfig) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|e| Error::io(dir, e))?;
-    write_atomic(&dir.join("adapter_config.json"), &json(config)?)?;
-    save_arrays(&dir.join(file), &trained(decoder))
+    write_atomic(&dir.join("adapter_config.json"), &json(config)?)
 }
 
 fn json(config: &AdapterConfig) -> Result<Vec<u8>> {
@@ -133,10 +150,14 @@ fn json(config: &AdapterConfig) -> Result<Vec<u8>> {
 }
 
 /// Writes named arrays to a safetensors file through a temporary one.
-pub(super) fn save_arrays(path: &Path, arrays: &BTreeMap<String, Array>) -> Result<()> {
+pub(super) fn save_arrays(
+    path: &Path,
+    arrays: &BTreeMap<String, Array>,
+    metadata: BTreeMap<String, String>,
+) -> Result<()> {
     let mut bytes = Vec::new();
     let named = arrays.iter().map(|(k, a)| (k.as_str(), a));
-    mlx::io::write_safetensors(&mut bytes, named, &BTreeMap::new())?;
+    mlx::io::write_safetensors(&mut bytes, named, &metadata)?;
     write_atomic(path, &bytes)
 }
 
@@ -145,57 +166,42 @@ pub(super) fn save_arrays(path: &Path, arrays: &BTreeMap<String, Array>) -> Resu
 /// # Errors
 /// Before anything is attached: a missing file, an unknown target, a wrong shape or rank.
 pub fn load_adapters(decoder: &mut Decoder, dir: &Path) -> Result<()> {
-    let config_path = dir.join("adapter_config.json");
-    let text = std::fs::read(&config_path).map_err(|e| Error::io(&config_path, e))?;
-    let raw: Map<String, Value> =
-        serde_json::from_slice(&text).map_err(|e| Error::file(&config_path, format!("not a JSON object: {e}")))?;
-    let (config, arrays) =
-        if raw.contains_key("peft_type") { peft(&raw, dir)? } else { native(raw, dir, &config_path)? };
-    check_targets(decoder, &config, &arrays, dir)?;
-    attach(decoder, config.fine_tune_type, config.num_layers, &config.lora_parameters)?;
+    let (config, arrays) = read_for(decoder, dir)?;
+    // files may ask for more layers than there are, as in Python
+    let layers = config.num_layers.min(decoder.blueprint().layers.len() as i32);
+    attach(decoder, config.fine_tune_type, layers, &config.lora_parameters)?;
     decoder.update(arrays, false)?;
     decoder.eval();
     Ok(())
 }
 
-type Named = BTreeMap<String, Array>;
+pub(super) type Named = BTreeMap<String, Array>;
 
-fn native(raw: Map<String, Value>, dir: &Path, path: &Path) -> Result<(AdapterConfig, Named)> {
-    let config = serde_json::from_value(Value::Object(raw)).map_err(|e| Error::file(path, e.to_string()))?;
-    let file = dir.join("adapters.safetensors");
-    if !file.exists() {
-        return Err(Error::file(&file, "missing"));
+/// What a directory of adapters holds, under the decoder's names; what does not fit the decoder is refused.
+pub(super) fn read_for(decoder: &mut Decoder, dir: &Path) -> Result<(AdapterConfig, Named)> {
+    let (mut config, arrays) = read(dir)?;
+    let wrapper = decoder.blueprint().wrapper.clone();
+    if let Some(keys) = &mut config.lora_parameters.keys {
+        keys.iter_mut().for_each(|k| *k = k.strip_prefix(&wrapper).map_or(k.clone(), str::to_string));
     }
-    Ok((config, mlx::io::load_safetensors(&file)?.0.into_iter().collect()))
+    let arrays = own_names(decoder, arrays);
+    check_targets(decoder, &config, &arrays, dir)?;
+    Ok((config, arrays))
 }
 
-/// PEFT's form: `base_model.model.{path}.lora_A.weight` [r, in], `lora_B` [out, r], scale alpha / r.
-fn peft(raw: &Map<String, Value>, dir: &Path) -> Result<(AdapterConfig, Named)> {
+/// What a directory of adapters holds, under Python's names.
+fn read(dir: &Path) -> Result<(AdapterConfig, Named)> {
     let path = dir.join("adapter_config.json");
-    let number = |k: &str| raw.get(k).and_then(Value::as_f64).ok_or_else(|| Error::file(&path, format!("needs {k:?}")));
-    let (rank, alpha) = (number("r")?, number("lora_alpha")?);
-    let rslora = raw.get("use_rslora").and_then(Value::as_bool).unwrap_or(false);
-    let scale = if rslora { alpha / rank.sqrt() } else { alpha / rank };
-    let file = dir.join("adapter_model.safetensors");
-    let mut arrays = Named::new();
-    let mut keys = Vec::new();
-    for (name, a) in mlx::io::load_safetensors(&file)?.0 {
-        let inner = name.strip_prefix("base_model.model.").unwrap_or(&name);
-        let (target, leaf) = match (inner.split_once(".lora_A."), inner.split_once(".lora_B.")) {
-            (Some((t, _)), _) => (t, "lora_a"),
-            (_, Some((t, _))) => (t, "lora_b"),
-            _ => return Err(Error::tensor(name, format!("in {} is no LoRA factor", file.display()))),
-        };
-        keys.push(target.to_string());
-        arrays.insert(format!("{target}.{leaf}"), a.t());
+    let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+    let raw: Map<String, Value> =
+        serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("not a JSON object: {e}")))?;
+    if raw.contains_key("peft_type") {
+        return peft::read(&raw, dir);
     }
-    keys.sort();
-    keys.dedup();
-    let p = LoraParameters { rank: rank as i32, dropout: 0.0, scale: scale as f32, alpha: None, keys: Some(keys) };
-    Ok((
-        AdapterConfig { fine_tune_type: FineTune::Lora, num_layers: -1, lora_parameters: p, other: Map::new() },
-        arrays,
-    ))
+    let config = serde_json::from_value(Value::Object(raw)).map_err(|e| Error::file(&path, e.to_string()))?;
+    let file = ["adapters.safetensors", "adapter.safetensors"].map(|n| dir.join(n));
+    let file = file.iter().find(|f| f.exists()).ok_or_else(|| Error::file(&file[0], "missing"))?;
+    Ok((config, mlx::io::load_safetensors(file)?.0.into_iter().collect()))
 }
 
 /// Compares names and shapes with what `attach` would make, before it does.
@@ -213,6 +219,7 @@ fn check_targets(decoder: &mut Decoder, c: &AdapterConfig, arrays: &Named, dir: 
         }
         return Ok(());
     }
+    c.lora_parameters.check()?;
     let r = c.lora_parameters.rank;
     let mut expected: BTreeMap<String, Vec<i32>> = BTreeMap::new();
     let targets = Targets::new(decoder, c.num_layers, &c.lora_parameters);
@@ -222,7 +229,8 @@ fn check_targets(decoder: &mut Decoder, c: &AdapterConfig, arrays: &Named, dir: 
         }
         let (a, b, rows) = match layer {
             LayerMut::Linear(l) => (vec![l.in_features(), r], vec![r, l.out_features()], l.out_features()),
-            LayerMut::Embedding(l) => (vec![l.count(), r], vec![r, l.dims()], l.dims()),
+            LayerMut::Embedding(l) => (vec![l.count(), r], vec![r, l.dims()], l.count()),
+            LayerMut::MultiLinear(_) => return,
             LayerMut::SwitchLinear(l) => {
                 (vec![l.num_experts(), r, l.in_features()], vec![l.num_experts(), l.out_features(), r], 0)
             }
@@ -236,7 +244,7 @@ fn check_targets(decoder: &mut Decoder, c: &AdapterConfig, arrays: &Named, dir: 
     for (name, a) in arrays {
         match expected.get(name) {
             None => return fail(name, "no such adapter parameter in this model".into()),
-            Some(s) if name.ends_with(".m") || s == a.shape() => {}
+            Some(s) if s == a.shape() => {}
             Some(s) => return fail(name, format!("shape {:?}, expected {s:?}", a.shape())),
         }
     }

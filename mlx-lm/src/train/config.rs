@@ -24,40 +24,71 @@ pub enum OptimizerName {
     Adafactor,
 }
 
-/// Rank, scale and targets of adapters. `alpha` in place of `scale` means alpha / rank.
+impl OptimizerName {
+    pub const ALL: [OptimizerName; 5] = [Self::Adam, Self::Adamw, Self::Muon, Self::Sgd, Self::Adafactor];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Adam => "adam",
+            Self::Adamw => "adamw",
+            Self::Muon => "muon",
+            Self::Sgd => "sgd",
+            Self::Adafactor => "adafactor",
+        }
+    }
+}
+
+/// Which examples share a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchOrder {
+    /// Those of like length in tokens: least padding.
+    Length,
+    /// Those that Python groups: it sorts by the number of keys of the raw record, which is the file's order.
+    Python,
+}
+
+/// Rank, scale and targets of adapters. Read with `alpha` in place of `scale`, the scale is alpha / rank.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Written")]
 pub struct LoraParameters {
-    #[serde(default = "rank")]
     pub rank: i32,
-    #[serde(default)]
     pub dropout: f32,
-    #[serde(default = "scale")]
+    /// Factor on the update.
     pub scale: f32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub alpha: Option<f32>,
     /// Paths relative to a layer (`self_attn.q_proj`) or absolute; `None` adapts every linear-like layer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub keys: Option<Vec<String>>,
 }
 
-fn rank() -> i32 {
-    8
+/// The parameters as files hold them.
+#[derive(Deserialize)]
+struct Written {
+    #[serde(alias = "r")]
+    rank: Option<i32>,
+    dropout: Option<f32>,
+    scale: Option<f32>,
+    #[serde(alias = "lora_alpha")]
+    alpha: Option<f32>,
+    keys: Option<Vec<String>>,
 }
-fn scale() -> f32 {
-    20.0
+
+impl From<Written> for LoraParameters {
+    fn from(w: Written) -> Self {
+        let standard = LoraParameters::default();
+        let rank = w.rank.unwrap_or(standard.rank);
+        let scale = w.scale.or(w.alpha.map(|a| a / rank.max(1) as f32)).unwrap_or(standard.scale);
+        LoraParameters { rank, dropout: w.dropout.unwrap_or(standard.dropout), scale, keys: w.keys }
+    }
 }
 
 impl Default for LoraParameters {
     fn default() -> Self {
-        LoraParameters { rank: rank(), dropout: 0.0, scale: scale(), alpha: None, keys: None }
+        LoraParameters { rank: 8, dropout: 0.0, scale: 20.0, keys: None }
     }
 }
 
 impl LoraParameters {
-    /// The multiplier of the update.
-    pub fn multiplier(&self) -> f32 {
-        self.alpha.map_or(self.scale, |a| a / self.rank.max(1) as f32)
-    }
     pub fn check(&self) -> Result<()> {
         if self.rank < 1 {
             return Err(Error::Request(format!("lora_parameters.rank {} must be at least 1", self.rank)));
@@ -71,6 +102,7 @@ impl LoraParameters {
 
 /// A schedule by Python's name, with its arguments and an optional linear warm-up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ScheduleConfig {
     pub name: String,
     pub arguments: Vec<f64>,
@@ -118,6 +150,13 @@ pub struct LoraConfig {
     pub chat_feature: String,
     /// Clip the gradients to this norm; off at 0.
     pub max_grad_norm: f64,
+    pub batch_order: BatchOrder,
+    /// Put several short examples into one row; they do not see each other.
+    pub pack: bool,
+    /// Trace the step once per shape and replay it.
+    pub compile: bool,
+    /// Give cached memory back when there is more of it than this many bytes; never at 0.
+    pub clear_cache_threshold: usize,
 }
 
 impl Default for LoraConfig {
@@ -154,11 +193,35 @@ impl Default for LoraConfig {
             text_feature: "text".into(),
             chat_feature: "messages".into(),
             max_grad_norm: 0.0,
+            batch_order: BatchOrder::Length,
+            pack: false,
+            compile: false,
+            clear_cache_threshold: 0,
         }
     }
 }
 
+/// Python's settings that mean nothing here.
+const IGNORED: [&str; 3] = ["config", "project_name", "trust_remote_code"];
+
 impl LoraConfig {
+    /// From settings by name; those that are missing or null have their default.
+    ///
+    /// # Errors
+    /// A name that is not known, a value of the wrong type.
+    pub fn from_settings(settings: serde_json::Map<String, serde_json::Value>) -> Result<LoraConfig> {
+        let known = serde_json::to_value(LoraConfig::default()).map_err(|e| Error::Request(e.to_string()))?;
+        let mut all = known.as_object().cloned().unwrap_or_default();
+        for (key, value) in settings.into_iter().filter(|(_, v)| !v.is_null()) {
+            match all.get_mut(&key) {
+                Some(slot) => *slot = value,
+                None if IGNORED.contains(&key.as_str()) => {}
+                None => return Err(Error::Request(format!("settings: {key:?} is not known"))),
+            }
+        }
+        serde_json::from_value(serde_json::Value::Object(all)).map_err(|e| Error::Request(format!("settings: {e}")))
+    }
+
     /// Refuses values that cannot be meant.
     pub fn check(&self) -> Result<()> {
         let fail = |m: String| Err(Error::Request(m));
@@ -173,6 +236,9 @@ impl LoraConfig {
         }
         if self.max_seq_length < 2 {
             return fail(format!("max_seq_length {} must be at least 2", self.max_seq_length));
+        }
+        if let Some(service @ ("wandb" | "swanlab")) = self.report_to.as_deref() {
+            return fail(format!("report_to {service:?} is not served: name a file"));
         }
         self.lora_parameters.check()
     }

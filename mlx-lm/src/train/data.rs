@@ -5,7 +5,7 @@ use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use super::config::LoraConfig;
@@ -44,35 +44,74 @@ impl Dataset {
         Self::read(&path, tokenizer, config)
     }
 
-    /// Reads one JSONL file, line by line.
+    /// Reads one JSONL file, line by line: only ids are kept.
     ///
     /// # Errors
-    /// Name the file and the line: broken JSON, a record of no known shape, a template that refuses it.
+    /// Name the file and the line: broken JSON, a record of no known shape, a template that refuses it, a line of more than
+    /// 16 MiB.
     pub fn read(path: &Path, tokenizer: &Tokenizer, config: &LoraConfig) -> Result<Dataset> {
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let mut set = Dataset::default();
-        for (i, line) in BufReader::new(file).lines().enumerate() {
-            let at = |m: String| Error::file(path, format!("line {}: {m}", i + 1));
-            let line = line.map_err(|e| at(e.to_string()))?;
-            if line.trim().is_empty() {
-                continue;
-            }
-            let record: Map<String, Value> =
-                serde_json::from_str(&line).map_err(|e| at(format!("not a JSON object: {e}")))?;
-            let (ids, offset) = encode(&record, tokenizer, config).map_err(|e| at(e.to_string()))?;
+        each_record(path, &mut |number, record| {
+            let (ids, offset) = encode(&record, tokenizer, config)?;
             set.row_lengths.push(record.len());
-            set.examples.push(Example { ids, offset, line: i + 1 });
-        }
+            set.examples.push(Example { ids, offset, line: number });
+            Ok(())
+        })?;
         Ok(set)
+    }
+
+    /// A number for the examples and how they are batched.
+    pub fn fingerprint(&self, c: &LoraConfig) -> u64 {
+        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        let mut add = |n: u64| hash = (hash ^ n).wrapping_mul(0x0100_0000_01b3);
+        for n in [c.batch_size as u64, c.max_seq_length as u64, c.seed, c.pack as u64, c.batch_order as u64] {
+            add(n);
+        }
+        for e in &self.examples {
+            add(e.offset as u64);
+            e.ids.iter().for_each(|&id| add(id.into()));
+            add(u64::MAX);
+        }
+        hash
     }
 }
 
+/// The longest line of a dataset.
+const MAX_LINE: u64 = 16 << 20;
+
+/// Calls `f` with the line number, from 1, and the object of each line that is not empty.
+///
+/// # Errors
+/// Those of `f` and of reading, with file and line.
+pub(crate) fn each_record(path: &Path, f: &mut dyn FnMut(usize, Map<String, Value>) -> Result<()>) -> Result<()> {
+    let mut file = BufReader::new(File::open(path).map_err(|e| Error::io(path, e))?);
+    let mut line = Vec::new();
+    for number in 1.. {
+        let at = |m: String| Error::file(path, format!("line {number}: {m}"));
+        line.clear();
+        let n = file.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut line).map_err(|e| at(e.to_string()))?;
+        if n == 0 {
+            break;
+        }
+        if n as u64 > MAX_LINE {
+            return Err(at(format!("longer than {MAX_LINE} bytes")));
+        }
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let record = serde_json::from_slice(&line).map_err(|e| at(format!("not a JSON object: {e}")))?;
+        f(number, record).map_err(|e| at(e.to_string()))?;
+    }
+    Ok(())
+}
+
 /// Ids and offset of one record: Python's shapes (`prompt` + `completion`, `messages` with `tools`, `text`) and go-mlx's
-/// (`instruction` + `output` with optional `input`, `question` + `answer`, `conversations` of from/value).
-fn encode(record: &Map<String, Value>, t: &Tokenizer, c: &LoraConfig) -> Result<(Vec<u32>, usize)> {
+/// (`prompt` + `response`, `instruction` + `output` with optional `input`, `conversations` of from/value, `problem` or
+/// `question` with optional `thinking` or `reasoning` and `solution` or `answer`).
+pub(crate) fn encode(record: &Map<String, Value>, t: &Tokenizer, c: &LoraConfig) -> Result<(Vec<u32>, usize)> {
     let text = |key: &str| record.get(key).and_then(Value::as_str);
     let pair = |user: String, answer: &str| vec![Message::user(user), Message::assistant(answer)];
-    if let (Some(p), Some(a)) = (text(&c.prompt_feature), text(&c.completion_feature)) {
+    if let (Some(p), Some(a)) = (text(&c.prompt_feature), text(&c.completion_feature).or_else(|| text("response"))) {
         return chat(&pair(p.into(), a), record, t, c);
     }
     if let Some(list) = record.get(&c.chat_feature) {
@@ -87,8 +126,10 @@ fn encode(record: &Map<String, Value>, t: &Tokenizer, c: &LoraConfig) -> Result<
         };
         return chat(&pair(prompt, a), record, t, c);
     }
-    if let (Some(p), Some(a)) = (text("question"), text("answer")) {
-        return chat(&pair(p.into(), a), record, t, c);
+    let either = |a: &str, b: &str| text(a).or_else(|| text(b));
+    if let (Some(p), Some(a)) = (either("problem", "question"), either("solution", "answer")) {
+        let answer = reasoned(a, either("thinking", "reasoning"), t);
+        return chat(&[Message::user(p), answer], record, t, c);
     }
     if let Some(turns) = record.get("conversations").and_then(Value::as_array) {
         return chat(&turns.iter().map(turn).collect::<Result<Vec<_>>>()?, record, t, c);
@@ -107,6 +148,17 @@ fn encode(record: &Map<String, Value>, t: &Tokenizer, c: &LoraConfig) -> Result<
     }
     let keys: Vec<&String> = record.keys().collect();
     Err(Error::Request(format!("no known kind of record; its keys are {keys:?}")))
+}
+
+/// An answer after its reasoning: as the template takes it, else between tags before the answer.
+fn reasoned(answer: &str, reasoning: Option<&str>, t: &Tokenizer) -> Message {
+    let Some(reasoning) = reasoning.filter(|r| !r.is_empty()) else { return Message::assistant(answer) };
+    if t.chat_template().is_some_and(|c| c.mentions("reasoning_content")) {
+        let mut m = Message::assistant(answer);
+        m.set("reasoning_content", reasoning);
+        return m;
+    }
+    Message::assistant(format!("<think>\n{reasoning}\n</think>\n\n{answer}"))
 }
 
 fn turn(v: &Value) -> Result<Message> {

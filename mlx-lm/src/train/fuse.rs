@@ -2,7 +2,7 @@
 
 use crate::decoder::Decoder;
 use crate::{Error, Result};
-use mlx::nn::{LayerMut, Module, Path as Names};
+use mlx::nn::{Module, Path as Names};
 use mlx::{self as mx, Array, Dtype};
 
 /// What [`fuse`] did.
@@ -10,7 +10,7 @@ use mlx::{self as mx, Array, Dtype};
 pub struct FuseReport {
     /// Paths of the layers that took an adapter.
     pub fused: Vec<String>,
-    /// Quantised layers whose weights came out unchanged: the update is below a quantisation step.
+    /// Quantised layers of whose update less than half is left after packing: it is below a quantisation step.
     pub lost: Vec<String>,
 }
 
@@ -22,34 +22,21 @@ pub struct FuseReport {
 pub fn fuse(decoder: &mut Decoder, dequantize: bool) -> Result<FuseReport> {
     let mut report = FuseReport::default();
     let mut failed = None;
-    decoder.layers_mut(&mut Names::new(), &mut |path, layer| {
-        let mut run = |before: &Array, after: &dyn Fn() -> Array, quantised: bool| {
-            report.fused.push(path.to_string());
-            if quantised && !dequantize {
-                match mx::array_equal(before, after(), false).astype(Dtype::Uint8).item::<u8>() {
-                    Ok(1) => report.lost.push(path.to_string()),
-                    Ok(_) => {}
-                    Err(e) => failed = Some(e),
-                }
+    decoder.layers_mut(&mut Names::new(), &mut |path, mut layer| {
+        if layer.adapter().is_none() || failed.is_some() {
+            return;
+        }
+        report.fused.push(path.to_string());
+        let (before, quant) = (layer.dense_weight(), layer.quant());
+        layer.fuse(true);
+        if let Some(q) = quant.filter(|_| !dequantize) {
+            let wanted = layer.dense_weight() - &before;
+            layer.quantize(q);
+            match kept(&wanted, &(layer.dense_weight() - before)) {
+                Ok(share) if share < 0.5 => report.lost.push(path.to_string()),
+                Ok(_) => {}
+                Err(e) => failed = Some(e),
             }
-        };
-        match layer {
-            LayerMut::Linear(l) if l.adapter().is_some() => {
-                let (before, q) = (l.weight().clone(), l.quant().is_some());
-                l.fuse(dequantize);
-                run(&before, &|| l.weight().clone(), q);
-            }
-            LayerMut::Embedding(l) if l.adapter().is_some() => {
-                let (before, q) = (l.weight().clone(), l.quant().is_some());
-                l.fuse(dequantize);
-                run(&before, &|| l.weight().clone(), q);
-            }
-            LayerMut::SwitchLinear(l) if l.adapter().is_some() => {
-                let (before, q) = (l.weight().clone(), l.quant().is_some());
-                l.fuse(dequantize);
-                run(&before, &|| l.weight().clone(), q);
-            }
-            _ => {}
         }
     });
     if let Some(e) = failed {
@@ -59,4 +46,11 @@ pub fn fuse(decoder: &mut Decoder, dequantize: bool) -> Result<FuseReport> {
         return Err(Error::Request("no layer has an adapter: nothing to fuse".into()));
     }
     Ok(report)
+}
+
+/// How much of an update is in what came of it: their inner product over the square of the update.
+fn kept(wanted: &Array, got: &Array) -> mx::Result<f32> {
+    let (w, g) = (wanted.astype(Dtype::Float32), got.astype(Dtype::Float32));
+    let square = w.square().sum(()).item::<f32>()?;
+    if square == 0.0 { Ok(1.0) } else { Ok((w * g).sum(()).item::<f32>()? / square) }
 }

@@ -10,15 +10,21 @@ pub type Loss = dyn Fn(&Decoder, &Batch) -> Result<(Array, Array)>;
 
 /// Mean cross entropy of the tokens from each row's offset to its length (`default_loss`).
 ///
-/// As in Python the mask reaches one position past the end of a padded row.
+/// As in Python the mask reaches one position past the end of a padded row. In packed rows it does not, and examples do
+/// not see each other.
 pub fn cross_entropy(decoder: &Decoder, batch: &Batch) -> Result<(Array, Array)> {
     let t = batch.ids.dim(1);
     let inputs = batch.ids.slice_axis(1, 0..t - 1);
     let targets = batch.ids.slice_axis(1, 1..t);
-    let logits = decoder.forward_direct(&inputs)?;
-    let steps = mx::arange(1, t, 1, None);
-    let column = |i: i32| batch.lengths.slice_axis(1, i..i + 1);
-    let mask = steps.ge(column(0)).logical_and(steps.le(column(1)));
+    let (logits, mask) = match &batch.packed {
+        Some(p) => (decoder.forward_packed(&inputs, &p.segments)?, p.learned.clone()),
+        None => {
+            let steps = mx::arange(1, t, 1, None);
+            let column = |i: i32| batch.lengths.slice_axis(1, i..i + 1);
+            let mask = steps.ge(column(0)).logical_and(steps.le(column(1)));
+            (decoder.forward_direct(&inputs)?, mask)
+        }
+    };
     let score = mx::take_along_axis(&logits, &targets.expand_dims(-1), -1).squeeze(-1);
     let ce = (logits.logsumexp(-1) - score) * &mask;
     let tokens = mask.sum(());

@@ -117,6 +117,8 @@ pub enum LayerMut<'a> {
     Linear(&'a mut super::Linear),
     Embedding(&'a mut super::Embedding),
     SwitchLinear(&'a mut super::SwitchLinear),
+    /// One matrix per head: can be packed, takes no adapter (mlx-lm's `MultiLinear`).
+    MultiLinear(&'a mut super::SwitchLinear),
 }
 
 impl LayerMut<'_> {
@@ -125,7 +127,7 @@ impl LayerMut<'_> {
         match self {
             LayerMut::Linear(l) => l.in_features(),
             LayerMut::Embedding(l) => l.dims(),
-            LayerMut::SwitchLinear(l) => l.in_features(),
+            LayerMut::SwitchLinear(l) | LayerMut::MultiLinear(l) => l.in_features(),
         }
     }
     /// How the weight is quantised.
@@ -133,7 +135,40 @@ impl LayerMut<'_> {
         match self {
             LayerMut::Linear(l) => l.quant(),
             LayerMut::Embedding(l) => l.quant(),
-            LayerMut::SwitchLinear(l) => l.quant(),
+            LayerMut::SwitchLinear(l) | LayerMut::MultiLinear(l) => l.quant(),
+        }
+    }
+    /// The weight as stored: dense, or packed words.
+    pub fn weight(&self) -> &Array {
+        match self {
+            LayerMut::Linear(l) => l.weight(),
+            LayerMut::Embedding(l) => l.weight(),
+            LayerMut::SwitchLinear(l) | LayerMut::MultiLinear(l) => l.weight(),
+        }
+    }
+    /// The dense weight, without the adapter.
+    #[track_caller]
+    pub fn dense_weight(&self) -> Array {
+        match self {
+            LayerMut::Linear(l) => l.dense_weight(),
+            LayerMut::Embedding(l) => l.dense_weight(),
+            LayerMut::SwitchLinear(l) | LayerMut::MultiLinear(l) => l.dense_weight(),
+        }
+    }
+    pub fn adapter(&self) -> Option<&super::Adapter> {
+        match self {
+            LayerMut::Linear(l) => l.adapter(),
+            LayerMut::Embedding(l) => l.adapter(),
+            LayerMut::SwitchLinear(l) | LayerMut::MultiLinear(l) => l.adapter(),
+        }
+    }
+    /// Sets or removes the adapter; panics if its shapes are not those of this layer.
+    #[track_caller]
+    pub fn set_adapter(&mut self, adapter: Option<super::Adapter>) {
+        match self {
+            LayerMut::Linear(l) => l.set_adapter(adapter),
+            LayerMut::Embedding(l) => l.set_adapter(adapter),
+            LayerMut::SwitchLinear(l) | LayerMut::MultiLinear(l) => l.set_adapter(adapter),
         }
     }
     /// Packs the weight.
@@ -142,7 +177,7 @@ impl LayerMut<'_> {
         match self {
             LayerMut::Linear(l) => l.quantize(quant),
             LayerMut::Embedding(l) => l.quantize(quant),
-            LayerMut::SwitchLinear(l) => l.quantize(quant),
+            LayerMut::SwitchLinear(l) | LayerMut::MultiLinear(l) => l.quantize(quant),
         }
     }
     /// Makes the weight dense.
@@ -151,7 +186,7 @@ impl LayerMut<'_> {
         match self {
             LayerMut::Linear(l) => l.dequantize(),
             LayerMut::Embedding(l) => l.dequantize(),
-            LayerMut::SwitchLinear(l) => l.dequantize(),
+            LayerMut::SwitchLinear(l) | LayerMut::MultiLinear(l) => l.dequantize(),
         }
     }
     /// Adds the adapter into the weight.
@@ -160,7 +195,7 @@ impl LayerMut<'_> {
         match self {
             LayerMut::Linear(l) => l.fuse(dequantize),
             LayerMut::Embedding(l) => l.fuse(dequantize),
-            LayerMut::SwitchLinear(l) => l.fuse(dequantize),
+            LayerMut::SwitchLinear(l) | LayerMut::MultiLinear(l) => l.fuse(dequantize),
         }
     }
 }

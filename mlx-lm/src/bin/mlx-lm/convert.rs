@@ -4,11 +4,11 @@ use crate::args::ModelArgs;
 use crate::ui::{self, Wait};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use mlx::nn::{LayerMut, Module};
 use mlx::{Dtype, Quant, QuantMode};
+use mlx_lm::config::read_json;
 use mlx_lm::convert::{self, Recipe};
 use mlx_lm::decoder::LoadOptions;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -29,15 +29,19 @@ pub struct Args {
     q_group_size: Option<i32>,
     #[arg(long, value_enum, default_value = "affine")]
     q_mode: Mode,
-    /// mixed_2_6, mixed_3_4, mixed_3_6 or mixed_4_6.
-    #[arg(long, value_name = "RECIPE")]
+    /// mixed_2_6, mixed_3_4, mixed_3_6 or mixed_4_6, or a JSON file: path patterns with `*`, each with false, true, a number
+    /// of bits, or {bits, group_size, mode}.
+    #[arg(long, value_name = "RECIPE|FILE", requires = "quantize")]
     quant_predicate: Option<String>,
-    /// Float type of the weights: float16, bfloat16 or float32.
+    /// Float type of the weights: float16, bfloat16 or float32; as in Python, without it that of the config's torch_dtype.
     #[arg(long)]
     dtype: Option<String>,
     /// Make quantised layers dense.
     #[arg(short, long, conflicts_with = "quantize")]
     dequantize: bool,
+    /// Largest shard, in GB (2^30 bytes).
+    #[arg(long, default_value_t = 5.0)]
+    max_shard_gb: f64,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -62,17 +66,18 @@ pub fn run(args: Args) -> Result<()> {
         adapter_path: None,
         device: None,
     };
+    convert::check_new(&args.mlx_path)?;
+    if !(args.max_shard_gb > 0.0 && args.max_shard_gb.is_finite()) {
+        bail!("--max-shard-gb {} is not a size", args.max_shard_gb);
+    }
     let source = model.find()?;
+    let dtype = dtype.or_else(|| config_dtype(&source));
     let mut wait = Wait::new("loading model");
     let mut progress = |done, total| wait.at(done, total);
     let options = LoadOptions { progress: Some(&mut progress), dtype, ..Default::default() };
     let mut lm = mlx_lm::load_with(&source, options).context("convert")?;
     if args.dequantize {
-        lm.model.decoder.layers_mut(&mut mlx::nn::Path::new(), &mut |_, layer| match layer {
-            LayerMut::Linear(l) => l.dequantize(),
-            LayerMut::Embedding(l) => l.dequantize(),
-            LayerMut::SwitchLinear(l) => l.dequantize(),
-        });
+        convert::dequantize(&mut lm.model);
     }
     if args.quantize {
         let mode = match args.q_mode {
@@ -83,13 +88,29 @@ pub fn run(args: Args) -> Result<()> {
         };
         let (group, bits) = mode.defaults();
         let group_size = args.q_group_size.unwrap_or(group);
-        let recipe = match &args.quant_predicate {
+        let default = Quant { group_size, bits: args.q_bits.unwrap_or(bits), mode };
+        let recipe = match args.quant_predicate.as_deref() {
+            None => Recipe::Uniform(default),
+            Some(file) if Path::new(file).is_file() => Recipe::from_file(Path::new(file), default)?,
+            Some(_) if mode != QuantMode::Affine => bail!("recipes are for --q-mode affine only"),
             Some(name) => Recipe::mixed(name, group_size)?,
-            None => Recipe::Uniform(Quant { group_size, bits: args.q_bits.unwrap_or(bits), mode }),
         };
-        let bits = convert::quantize(&mut lm.model, recipe)?;
+        let bits = convert::quantize(&mut lm.model, &recipe)?;
         eprintln!("quantised to {bits:.3} bits per weight");
     }
-    let saved = convert::save(&mut lm.model, lm.tokenizer.as_ref(), &source, &args.mlx_path)?;
+    let saved = convert::save(
+        &mut lm.model,
+        lm.tokenizer.as_ref(),
+        &source,
+        &args.mlx_path,
+        (args.max_shard_gb * (1u64 << 30) as f64) as u64,
+    )?;
     ui::line(format_args!("{} bytes in {}", saved.total_size, args.mlx_path.display()))
+}
+
+/// The float type that a model directory's config asks for (`torch_dtype`, or `text_config.dtype`).
+fn config_dtype(source: &Path) -> Option<Dtype> {
+    let config = read_json(&source.join("config.json")).ok()?;
+    let name = config.get("torch_dtype").or_else(|| config.get("text_config")?.get("dtype"))?.as_str()?;
+    Dtype::from_name(name).filter(|d| matches!(d, Dtype::Float16 | Dtype::Bfloat16 | Dtype::Float32))
 }

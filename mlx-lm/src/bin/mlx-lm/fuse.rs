@@ -25,19 +25,21 @@ pub fn run(args: Args) -> Result<()> {
     if args.model.adapter_path.is_none() {
         bail!("fuse needs --adapter-path");
     }
+    convert::check_new(&args.save_path)?;
     let source = args.model.find()?;
     let mut lm = args.model.load()?;
     let report = train::fuse(&mut lm.model.decoder, args.dequantize)?;
     if !report.lost.is_empty() {
         eprintln!(
-            "warning: in {} of {} layers the update is smaller than a quantisation step and is lost ({}, ...); \
-             --dequantize keeps it",
+            "warning: in {} of {} layers most of the update is below a quantisation step and lost ({}, ...); --dequantize \
+             keeps it",
             report.lost.len(),
             report.fused.len(),
             report.lost[0]
         );
     }
-    let saved = convert::save(&mut lm.model, lm.tokenizer.as_ref(), &source, &args.save_path)?;
+    let saved =
+        convert::save(&mut lm.model, lm.tokenizer.as_ref(), &source, &args.save_path, convert::MAX_SHARD_BYTES)?;
     match args.json {
         true => ui::json(&report),
         false => ui::line(format_args!(

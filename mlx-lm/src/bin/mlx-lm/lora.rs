@@ -1,12 +1,13 @@
 //! `mlx-lm lora`: fine-tuning. Flags and YAML keys are Python's; a flag beats the file, the file beats the default.
 
 use crate::args::{DeviceArg, ModelArgs};
-use crate::ui::{self, CtrlC, Wait};
+use crate::ui::{self, CtrlC, TrainBar};
 use anyhow::{Context, Result, bail};
-use mlx_lm::train::{self, AdapterConfig, Dataset, LoraConfig, Report, Trainer};
+use mlx::nn::ModuleExt;
+use mlx_lm::train::{self, AdapterConfig, Dataset, Log, LoraConfig, Report, Trainer};
 use serde_json::{Map, Value};
-use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -63,9 +64,30 @@ pub struct Args {
     max_seq_length: Option<usize>,
     #[arg(long)]
     seed: Option<u64>,
-    /// Append each report to this file as JSON.
+    /// Keep only what lies between layers for the backward pass: less memory, more time.
+    #[arg(long)]
+    grad_checkpoint: bool,
+    /// Put several short examples into one row; they do not see each other.
+    #[arg(long)]
+    pack: bool,
+    /// Trace the step once per shape of batch and replay it.
+    #[arg(long)]
+    compile: bool,
+    /// Which examples share a batch: of like length, or those that Python groups (length, python).
+    #[arg(long)]
+    batch_order: Option<String>,
+    /// Clip the gradients to this norm.
+    #[arg(long)]
+    max_grad_norm: Option<f64>,
+    /// Give cached memory back when there is more of it than this many bytes.
+    #[arg(long, value_name = "BYTES")]
+    clear_cache_threshold: Option<usize>,
+    /// One more file for the reports: JSON lines, or a plot if it ends in .svg or .html.
     #[arg(long, value_name = "FILE")]
     report_to: Option<String>,
+    /// Also write the adapter in PEFT's form to this directory; alone, of the adapter that is at --adapter-path.
+    #[arg(long, value_name = "DIR")]
+    peft: Option<PathBuf>,
     #[arg(long, value_enum)]
     device: Option<DeviceArg>,
     /// Print one JSON line per report and nothing else.
@@ -76,15 +98,12 @@ pub struct Args {
 impl Args {
     /// Defaults, overlaid by the file, overlaid by the flags.
     fn settings(&self) -> Result<LoraConfig> {
-        let mut all = match serde_json::to_value(LoraConfig::default())? {
-            Value::Object(map) => map,
-            _ => Map::new(),
-        };
+        let mut all = Map::new();
         if let Some(path) = &self.config {
             let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
             let file: Map<String, Value> =
                 serde_yaml_ng::from_str(&text).with_context(|| format!("{}: not YAML settings", path.display()))?;
-            all.extend(file.into_iter().filter(|(_, v)| !v.is_null()));
+            all = file;
         }
         let mut set = |key: &str, value: Option<Value>| {
             if let Some(v) = value {
@@ -114,72 +133,93 @@ impl Args {
         set("max_seq_length", self.max_seq_length.map(Into::into));
         set("seed", self.seed.map(Into::into));
         set("report_to", self.report_to.clone().map(Into::into));
-        let config: LoraConfig = serde_json::from_value(Value::Object(all)).context("settings")?;
-        if config.grad_checkpoint {
-            bail!("grad_checkpoint is not available yet");
-        }
-        Ok(config)
+        set("grad_checkpoint", self.grad_checkpoint.then_some(true.into()));
+        set("pack", self.pack.then_some(true.into()));
+        set("compile", self.compile.then_some(true.into()));
+        set("batch_order", self.batch_order.clone().map(Into::into));
+        set("max_grad_norm", self.max_grad_norm.map(Into::into));
+        set("clear_cache_threshold", self.clear_cache_threshold.map(Into::into));
+        Ok(LoraConfig::from_settings(all)?)
     }
 }
 
 pub fn run(args: Args) -> Result<()> {
     let config = args.settings()?;
     config.check()?;
-    if !config.train && !config.test {
-        bail!("nothing to do: give --train or --test");
+    if !config.train && !config.test && args.peft.is_none() {
+        bail!("nothing to do: give --train, --test or --peft");
     }
-    if !config.data.is_dir() {
+    if (config.train || config.test) && !config.data.is_dir() {
         bail!("{}: no such directory", config.data.display());
     }
     ui::catch_ctrl_c()?;
     let model =
         ModelArgs { model: Some(config.model.clone()), revision: None, adapter_path: None, device: args.device };
     let mut lm = model.load()?;
-    let tokenizer = lm.tokenizer()?.clone();
-    let data = |name: &str| Dataset::open(&config.data, name, &tokenizer, &config);
+    let tokenizer = lm.tokenizer.clone();
+    let data = |name: &str| -> Result<Dataset> {
+        let tokenizer = tokenizer.as_ref().with_context(|| format!("{} holds no tokenizer", config.model))?;
+        Ok(Dataset::open(&config.data, name, tokenizer, &config)?)
+    };
+    let decoder = &mut lm.model.decoder;
+    let mut finished = true;
     if config.train {
         let (train, valid) = (data("train")?, data("valid")?);
         if train.is_empty() {
             bail!("{}: no training examples in train.jsonl", config.data.display());
         }
-        train::attach(&mut lm.model.decoder, config.fine_tune_type, config.num_layers, &config.lora_parameters)?;
+        mlx::random::seed(config.seed);
+        train::attach(decoder, config.fine_tune_type, config.num_layers, &config.lora_parameters)?;
+        if !args.json {
+            trainable(decoder)?;
+        }
         let mut trainer = Trainer {
-            decoder: &mut lm.model.decoder,
+            decoder,
             config: &config,
             train: &train,
             valid: &valid,
-            loss: &train::cross_entropy,
+            loss: Rc::new(train::cross_entropy),
             adapter_config: AdapterConfig::of(&config),
         };
-        let mut log = match &config.report_to {
-            Some(path) => Some(std::fs::File::create(path).with_context(|| path.clone())?),
-            None => None,
-        };
-        let mut wait = Wait::new("training");
+        let more = config.report_to.as_deref().map(Path::new);
+        let mut log = Log::open(&config.adapter_path, more, config.resume_adapter_file.is_some())?;
+        let bar = TrainBar::new(config.iters);
         let mut failed = None;
         let ctrl_c = CtrlC::listen();
-        trainer.run(
+        let result = trainer.run(
             &mut |r| {
-                wait.at(r.iteration, config.iters);
-                failed = failed.take().or(show(r, args.json, config.iters, &mut log).err());
+                let shown = bar.suspend(|| show(r, args.json));
+                failed = failed.take().or(shown.err()).or(log.add(r).err().map(Into::into));
             },
-            &|| ctrl_c.pressed(),
-        )?;
+            &mut |t| {
+                bar.at(t);
+                finished = !ctrl_c.pressed();
+                finished
+            },
+        );
+        drop(bar);
+        log.finish()?;
+        result?;
         if let Some(e) = failed {
             return Err(e);
         }
         if !args.json {
-            ui::line(format_args!("Adapters are in {}", config.adapter_path.display()))?;
+            let what = if finished { "Adapters are" } else { "Interrupted: adapters and state are" };
+            ui::line(format_args!("{what} in {}", config.adapter_path.display()))?;
         }
-    } else {
-        train::load_adapters(&mut lm.model.decoder, &config.adapter_path)?;
+    } else if !config.adapter_path.as_os_str().is_empty() {
+        // an empty path tests the bare model, as in Python
+        train::load_adapters(decoder, &config.adapter_path)?;
     }
-    if config.test {
+    if let Some(dir) = &args.peft {
+        train::save_peft(decoder, &config.model, dir)?;
+    }
+    if config.test && finished {
         let test = data("test")?;
         if test.is_empty() {
             bail!("{}: no examples in test.jsonl", config.data.display());
         }
-        let loss = train::evaluate(&mut lm.model.decoder, &test, &config, &train::cross_entropy, config.test_batches)?;
+        let loss = train::evaluate(decoder, &test, &config, &train::cross_entropy, config.test_batches)?;
         match args.json {
             true => ui::json(&serde_json::json!({ "test_loss": loss, "test_perplexity": loss.exp() }))?,
             false => ui::line(format_args!("Test loss {loss:.3}, test perplexity {:.3}", loss.exp()))?,
@@ -188,28 +228,34 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// One report: to the log, and as JSON or text.
-fn show(r: &Report, json: bool, iters: usize, log: &mut Option<std::fs::File>) -> Result<()> {
-    if let Some(file) = log {
-        writeln!(file, "{}", serde_json::to_string(r)?)?;
-    }
+/// Says how much of the model is trained.
+fn trainable(decoder: &mlx_lm::decoder::Decoder) -> Result<()> {
+    let count = |all: Vec<(String, mlx::Array)>| all.iter().map(|(_, a)| a.size()).sum::<usize>() as f64;
+    let (own, all) = (count(decoder.trainable()), count(decoder.parameters()));
+    ui::line(format_args!(
+        "Trainable parameters: {:.3}% ({:.3}M of {:.3}M stored)",
+        100.0 * own / all,
+        own / 1e6,
+        all / 1e6
+    ))
+}
+
+/// One report, as JSON or text.
+fn show(r: &Report, json: bool) -> Result<()> {
     if json {
         return ui::json(r);
     }
     match (r.val_loss, r.train_loss) {
         (Some(v), _) => ui::line(format_args!("Iter {}: val loss {v:.3}", r.iteration)),
-        (_, Some(t)) => {
-            let left = (iters - r.iteration) as f64 / r.iterations_per_second.max(1e-9);
-            ui::line(format_args!(
-                "Iter {}: train loss {t:.3}, learning rate {:.3e}, it/s {:.3}, tokens/s {:.1}, trained tokens {}, peak mem {:.3} GB, {left:.0} s left",
-                r.iteration,
-                r.learning_rate,
-                r.iterations_per_second,
-                r.tokens_per_second,
-                r.trained_tokens,
-                r.peak_memory_gb
-            ))
-        }
+        (_, Some(t)) => ui::line(format_args!(
+            "Iter {}: train loss {t:.3}, learning rate {:.3e}, it/s {:.3}, tokens/s {:.1}, trained tokens {}, peak mem {:.3} GB",
+            r.iteration,
+            r.learning_rate,
+            r.iterations_per_second,
+            r.tokens_per_second,
+            r.trained_tokens,
+            r.peak_memory_gb
+        )),
         _ => Ok(()),
     }
 }

@@ -73,6 +73,54 @@ impl Drop for Wait {
     }
 }
 
+/// The bar of a training run: loss, tokens/s, iterations/s, time left, peak memory. Nothing where stderr is no terminal.
+pub struct TrainBar {
+    bar: ProgressBar,
+    iters: usize,
+}
+
+impl TrainBar {
+    pub fn new(iters: usize) -> Self {
+        let bar = if io::stderr().is_terminal() { ProgressBar::new(iters as u64) } else { ProgressBar::hidden() };
+        let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.enable_steady_tick(Duration::from_millis(250));
+        TrainBar { bar, iters }
+    }
+
+    pub fn at(&self, t: &mlx_lm::train::Tick) {
+        self.bar.set_position(t.iteration as u64);
+        if self.bar.is_hidden() {
+            return;
+        }
+        self.bar.set_message(match t.validation {
+            Some((done, all)) => format!("validation {done}/{all}"),
+            None => {
+                let left = (self.iters - t.iteration) as f64 / t.iterations_per_second.max(1e-9);
+                format!(
+                    "loss {:.3}, {:.1} tok/s, {:.2} it/s, {} left, {:.2} GB",
+                    t.loss,
+                    t.tokens_per_second,
+                    t.iterations_per_second,
+                    indicatif::HumanDuration(Duration::from_secs_f64(left.min(1e9))),
+                    mlx::memory::peak_memory() as f64 / 1e9
+                )
+            }
+        });
+    }
+
+    /// Runs `f`, which writes lines, with the bar out of the way.
+    pub fn suspend<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.bar.suspend(f)
+    }
+}
+
+impl Drop for TrainBar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 /// Writes text to stdout at once.
 pub fn say(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();

@@ -17,7 +17,7 @@ from pathlib import Path
 
 SEED = 3
 result = []
-for case_name, kind in [("llama", "lora"), ("qwen3_moe", "lora"), ("llama", "dora")]:
+for case_name, kind in [("llama", "lora"), ("qwen3_moe", "lora"), ("qwen3_5", "lora"), ("llama", "dora")]:
     case = json.load(open(f"{goldens}/families/{case_name}.json"))
     tmp = tempfile.mkdtemp()
     os.system(f"{sys.executable} {goldens}/oracle.py write {tmp} {goldens}/families/{case_name}.json > /dev/null")
