@@ -32,6 +32,8 @@ fn models() -> Vec<(&'static str, Config, Option<usize>)> {
     // all experts: with random weights, rounding decides between the last one chosen and the first one left out
     let moe = json!({ "model_type": "qwen3_moe", "num_experts": 8, "num_experts_per_tok": 8,
         "moe_intermediate_size": 96, "norm_topk_prob": true, "decoder_sparse_step": 1, "mlp_only_layers": [] });
+    let gemma3 = json!({ "model_type": "gemma3_text", "sliding_window": 16, "sliding_window_pattern": 2,
+        "query_pre_attn_scalar": 64, "rope_local_base_freq": 1000.0, "rope_theta": 10000.0 });
     vec![
         ("llama", config(json!({})), None),
         ("llama, 4 bits", config(json!({})), Some(4)),
@@ -40,6 +42,9 @@ fn models() -> Vec<(&'static str, Config, Option<usize>)> {
         ("qwen2", config(json!({ "model_type": "qwen2" })), None),
         ("qwen3, 128 wide heads", config(json!({ "model_type": "qwen3", "head_dim": 128 })), None),
         ("qwen3_moe, 4 bits", config(moe), Some(4)),
+        // norms around sublayers; a ring of 16 tokens that wraps around
+        ("gemma3", config(gemma3.clone()), None),
+        ("gemma3, 4 bits", config(gemma3), Some(4)),
     ]
 }
 

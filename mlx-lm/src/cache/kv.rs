@@ -2,7 +2,7 @@
 
 use super::padding::Padding;
 use super::parts::Form;
-use super::{Cache, Kv, Mark, MaskKey, Position, QuantizedKvCache, State, in_steps, nbytes_of, take_rows};
+use super::{Cache, Decode, Kv, Mark, MaskKey, Position, QuantizedKvCache, State, in_steps, nbytes_of, take_rows};
 use crate::{Error, Result};
 use mlx::fast::{DecodeAttention, KvBuffers, Mask, Place};
 use mlx::{self as mx, Array, Dtype};
@@ -63,14 +63,14 @@ impl KvCache {
         };
         (grow(keys, fresh(k)), grow(values, fresh(v)))
     }
+}
 
-    /// Whether [`decode`](Self::decode) is one kernel here for a batch of `rows` tokens of this dtype.
-    pub fn is_decodable(&self, rows: i32, dtype: Dtype, a: &DecodeAttention<'_>) -> bool {
+impl Decode for KvCache {
+    fn is_decodable(&self, rows: i32, dtype: Dtype, a: &DecodeAttention<'_>) -> bool {
         self.buffers.as_ref().is_some_and(|b| b.rows() == rows && b.is_supported(dtype, a))
     }
 
-    /// Attention of one new token per row from its projections qkv [B, 1, ..], which are appended.
-    pub fn decode(&mut self, qkv: &Array, a: &DecodeAttention<'_>) -> Array {
+    fn decode(&mut self, qkv: &Array, a: &DecodeAttention<'_>) -> Array {
         let room = self.buffers.as_ref().is_some_and(|b| self.offset < b.capacity());
         if !room {
             let one = mx::zeros([qkv.dim(0), a.kv_heads, 1, a.head_dim], qkv.dtype());
@@ -179,6 +179,9 @@ impl Cache for KvCache {
         self
     }
     fn as_kv(&mut self) -> Option<&mut dyn Kv> {
+        Some(self)
+    }
+    fn as_decode(&mut self) -> Option<&mut dyn Decode> {
         Some(self)
     }
 }

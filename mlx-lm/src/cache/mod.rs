@@ -39,8 +39,8 @@ pub use token_window::TokenWindow;
 
 use crate::blueprint::CacheKind;
 use crate::{Error, Result};
-use mlx::fast::{Mask, Offset, Sdpa};
-use mlx::{self as mx, Array};
+use mlx::fast::{DecodeAttention, Mask, Offset, Sdpa};
+use mlx::{self as mx, Array, Dtype};
 use partial::Partial;
 use std::any::Any;
 
@@ -70,6 +70,9 @@ pub trait Cache: Any {
     fn boxed_clone(&self) -> Box<dyn Cache>;
     fn as_any_mut(&mut self) -> &mut dyn Any;
     fn as_kv(&mut self) -> Option<&mut dyn Kv> {
+        None
+    }
+    fn as_decode(&mut self) -> Option<&mut dyn Decode> {
         None
     }
     fn as_slots(&mut self) -> Option<&mut Slots> {
@@ -228,6 +231,14 @@ pub trait Kv {
         let (k, v) = self.update(k, v);
         sdpa(q, &k, &v, a)
     }
+}
+
+/// Keys and values that a step of one token per row appends to and reads in one kernel, where there is one.
+pub trait Decode {
+    /// Whether [`decode`](Self::decode) is one kernel here for a batch of `rows` tokens of this dtype.
+    fn is_decodable(&self, rows: i32, dtype: Dtype, a: &DecodeAttention<'_>) -> bool;
+    /// Attention of one new token per row from its projections qkv [B, 1, ..], which are appended.
+    fn decode(&mut self, qkv: &Array, a: &DecodeAttention<'_>) -> Array;
 }
 
 /// Plain attention over given keys and values.

@@ -54,6 +54,11 @@ impl Form {
         })
     }
 
+    /// As [`store`](Self::store), of a pair.
+    pub fn store_pair(&self, (k, v): (Array, Array)) -> Parts {
+        self.store(k, v)
+    }
+
     /// The dense form of what is stored.
     pub fn dense(&self, p: &Parts, dtype: Dtype) -> (Array, Array) {
         match (self, &p.0[..]) {

@@ -3,9 +3,9 @@
 use super::kv::{STEP, pad_left};
 use super::padding::Padding;
 use super::parts::{Form, Parts};
-use super::{Attend, Cache, Kv, MaskKey, Position, State, causal_mask, in_steps, nbytes_of, take_rows};
+use super::{Attend, Cache, Decode, Kv, MaskKey, Position, State, causal_mask, in_steps, nbytes_of, take_rows};
 use crate::{Error, Result};
-use mlx::fast::Mask;
+use mlx::fast::{DecodeAttention, KvBuffers, Mask, Place};
 use mlx::{self as mx, Array, Dtype};
 use std::any::Any;
 
@@ -16,6 +16,8 @@ use std::any::Any;
 #[derive(Debug, Clone)]
 pub struct RotatingKvCache {
     buffers: Option<Parts>,
+    /// Dense buffers that steps of one kernel write; `buffers` is then empty.
+    live: Option<KvBuffers>,
     form: Form,
     dtype: Dtype,
     size: i32,
@@ -31,7 +33,8 @@ pub struct RotatingKvCache {
 impl RotatingKvCache {
     pub fn new(size: i32, keep: i32) -> Self {
         let (form, dtype) = (Form::Dense, Dtype::Float32);
-        RotatingKvCache { buffers: None, form, dtype, size, keep, offset: 0, head: 0, padding: Padding::default() }
+        let padding = Padding::default();
+        RotatingKvCache { buffers: None, live: None, form, dtype, size, keep, offset: 0, head: 0, padding }
     }
 
     /// The same tokens packed, and new ones as they come.
@@ -40,13 +43,13 @@ impl RotatingKvCache {
     /// Bits or a group size that MLX does not pack, a head dimension that does not divide into groups.
     pub fn to_quantized(&self, group_size: i32, key_bits: i32, value_bits: i32) -> Result<Self> {
         let form = Form::packed(group_size, key_bits, value_bits)?;
-        let mut new = RotatingKvCache { form, ..self.clone() };
-        if let Some(old) = &self.buffers {
-            let (k, v) = self.form.dense(old, self.dtype);
+        let mut new = self.clone();
+        if let Some(old) = new.take() {
+            let (k, v) = self.form.dense(&old, self.dtype);
             form.check(&k, &v)?;
             new.buffers = Some(form.store(k, v));
         }
-        Ok(new)
+        Ok(RotatingKvCache { form, ..new })
     }
 
     /// Whether keys and values are packed.
@@ -54,16 +57,32 @@ impl RotatingKvCache {
         self.form != Form::Dense
     }
 
+    /// Handles to the buffers, for reading.
+    fn parts(&self) -> Option<Parts> {
+        match &self.live {
+            Some(live) => Some(Form::Dense.store_pair(live.arrays())),
+            None => self.buffers.clone(),
+        }
+    }
+
+    /// The buffers, for writing by array ops.
+    fn take(&mut self) -> Option<Parts> {
+        match self.live.take() {
+            Some(live) => Some(Form::Dense.store_pair(live.into_arrays())),
+            None => self.buffers.take(),
+        }
+    }
+
     /// Everything held, oldest first, at most `size` tokens.
     fn ordered(&self) -> Option<Parts> {
-        let ordered = self.buffers.clone()?.map(|a| Self::in_order(self.keep, self.head, self.offset, a));
+        let ordered = self.parts()?.map(|a| Self::in_order(self.keep, self.head, self.offset, a));
         let surplus = ordered.len() - self.size;
         Some(ordered.map(|a| Self::cut(self.keep, surplus, a)))
     }
 
     /// What is written of the buffers, as it lies there.
     fn seen(&self) -> Option<Parts> {
-        self.buffers.as_ref().map(|b| b.slice(0..self.offset.min(b.len())))
+        self.parts().map(|b| b.slice(0..self.offset.min(b.len())))
     }
 
     /// Bool [B, 1, n, len + n] of a padded batch: keys of the ring in temporal order, then the new ones.
@@ -79,11 +98,11 @@ impl RotatingKvCache {
     }
 
     fn len(&self) -> i32 {
-        self.buffers.as_ref().map_or(0, Parts::len)
+        self.live.as_ref().map(KvBuffers::capacity).or(self.buffers.as_ref().map(Parts::len)).unwrap_or(0)
     }
 
     fn each_buffer(&mut self, f: impl Fn(Array) -> Array) {
-        self.buffers = self.buffers.take().map(|b| b.map(f));
+        self.buffers = self.take().map(|b| b.map(f));
     }
 
     /// Drops `n` tokens after the kept ones.
@@ -113,7 +132,7 @@ impl RotatingKvCache {
         let (keep, head, offset) = (self.keep, self.head, self.offset);
         self.each_buffer(|a| Self::in_order(keep, head, offset, a));
         let cut = self.len() - self.size + 1;
-        self.buffers = Some(match self.buffers.take() {
+        self.buffers = Some(match self.take() {
             None => new,
             Some(old) => old.map(|a| Self::cut(keep, cut, a)).then(&new),
         });
@@ -121,11 +140,12 @@ impl RotatingKvCache {
         self.head = self.len();
     }
 
-    fn write(&mut self, new: Parts) {
+    /// Turns to where the next token goes, with a slot for it; `one` has the form of what is held.
+    fn turn(&mut self, one: &Parts) {
         let len = self.len();
-        if self.buffers.is_none() || (self.offset >= len && len < self.size) {
-            let fresh = new.zeros(STEP.min(self.size - self.offset));
-            self.buffers = Some(match self.buffers.take() {
+        if len == 0 || (self.offset >= len && len < self.size) {
+            let fresh = one.zeros(STEP.min(self.size - self.offset));
+            self.buffers = Some(match self.take() {
                 None => fresh,
                 Some(old) => old.then(&fresh),
             });
@@ -140,6 +160,11 @@ impl RotatingKvCache {
         if self.head == self.size {
             self.head = self.keep;
         }
+    }
+
+    fn write(&mut self, new: Parts) {
+        self.turn(&new);
+        self.buffers = self.take();
         if let Some(buffers) = &mut self.buffers {
             buffers.write(self.head, &new);
         }
@@ -169,7 +194,7 @@ impl Cache for RotatingKvCache {
         self.offset
     }
     fn each(&self, f: &mut dyn FnMut(&Array)) {
-        self.buffers.iter().flat_map(Parts::arrays).for_each(f);
+        self.parts().iter().flat_map(Parts::arrays).for_each(f);
     }
     fn trim(&mut self, n: i32) -> i32 {
         if !self.is_trimmable() {
@@ -178,6 +203,9 @@ impl Cache for RotatingKvCache {
         let n = n.clamp(0, self.offset);
         self.offset -= n;
         self.head -= n;
+        if let Some(live) = &mut self.live {
+            live.rewind();
+        }
         n
     }
     fn is_trimmable(&self) -> bool {
@@ -185,7 +213,7 @@ impl Cache for RotatingKvCache {
     }
     /// Of a sequence that was generated token by token: a prompt processed at once may hold more until the next token.
     fn nbytes_at(&self, n: i32) -> usize {
-        nbytes_of(self.buffers.iter().flat_map(Parts::arrays), in_steps(n).min(self.size))
+        nbytes_of(self.parts().iter().flat_map(Parts::arrays), in_steps(n).min(self.size))
     }
     fn join(&mut self, mut other: Box<dyn Cache>) -> Result<()> {
         let (mine, theirs) = (self.rows(), other.rows());
@@ -206,6 +234,7 @@ impl Cache for RotatingKvCache {
         };
         let len = x.len().max(y.len());
         let padded = |a: &Array| pad_left(a, len - a.dim(2));
+        self.live = None;
         self.buffers = Some(x.zip(&y, |x, y| mx::concatenate(&[padded(x), padded(y)], 0)));
         (self.offset, self.head) = (offset, len);
         self.padding = Padding::join((a, da), (b, db));
@@ -217,6 +246,7 @@ impl Cache for RotatingKvCache {
         // the longest row left decides how much of the ring is in use
         self.offset -= common;
         let len = all.len().min(self.offset);
+        self.live = None;
         self.buffers = Some(all.slice(all.len() - len..all.len()).map(|a| take_rows(&a, rows)));
         self.head = len;
         self.padding = padding;
@@ -224,7 +254,7 @@ impl Cache for RotatingKvCache {
     }
     fn state(&self) -> State {
         let mut numbers = vec![self.offset, self.keep, self.size, self.head];
-        let arrays = match (&self.buffers, self.form) {
+        let arrays = match (&self.parts(), self.form) {
             (None, _) => [State::None, State::None],
             (Some(b), Form::Dense) => [State::Array(b.arrays()[0].clone()), State::Array(b.arrays()[1].clone())],
             (Some(b), Form::Packed { .. }) => [State::of_arrays(&b.arrays()[..3]), State::of_arrays(&b.arrays()[3..])],
@@ -242,6 +272,40 @@ impl Cache for RotatingKvCache {
     }
     fn as_kv(&mut self) -> Option<&mut dyn Kv> {
         Some(self)
+    }
+    fn as_decode(&mut self) -> Option<&mut dyn Decode> {
+        Some(self)
+    }
+}
+
+impl Decode for RotatingKvCache {
+    fn is_decodable(&self, rows: i32, dtype: Dtype, a: &DecodeAttention<'_>) -> bool {
+        // the ring is the window: no slot that is filled is hidden
+        let whole = a.window.is_none_or(|w| w >= self.size) && self.padding.is_empty() && self.form == Form::Dense;
+        whole
+            && match (&self.live, &self.buffers) {
+                (Some(live), _) => live.rows() == rows && live.is_supported(dtype, a),
+                (None, Some(parts)) => {
+                    let [k, v] = [0, 1].map(|i| parts.arrays()[i].clone());
+                    k.dim(0) == rows && KvBuffers::new(k, v).is_supported(dtype, a)
+                }
+                (None, None) => false,
+            }
+    }
+
+    fn decode(&mut self, qkv: &Array, a: &DecodeAttention<'_>) -> Array {
+        let one = mx::zeros([qkv.dim(0), a.kv_heads, 1, a.head_dim], qkv.dtype());
+        self.turn(&Form::Dense.store_pair((one.clone(), one)));
+        if let Some(parts) = self.buffers.take() {
+            let [k, v] = [0, 1].map(|i| parts.arrays()[i].clone());
+            self.live = Some(KvBuffers::new(k, v));
+        }
+        let (slot, position) = (self.head, self.offset);
+        self.offset += 1;
+        self.head += 1;
+        let Some(live) = &mut self.live else { unreachable!("there are buffers after a turn") };
+        let seen = self.offset.min(live.capacity());
+        live.attend(qkv, Place::Ring { slot, position, seen }, &DecodeAttention { window: None, ..*a })
     }
 }
 
@@ -317,6 +381,6 @@ impl RotatingKvCache {
         let dtype = buffers.as_ref().map_or(Dtype::Float32, |b| b.arrays()[usize::from(form != Form::Dense)].dtype());
         let sane = size > 0 && (0..size).contains(&keep) && (0..=len).contains(&head) && offset >= 0;
         let padding = Padding::default();
-        sane.then_some(RotatingKvCache { buffers, form, dtype, size, keep, offset, head, padding })
+        sane.then_some(RotatingKvCache { buffers, live: None, form, dtype, size, keep, offset, head, padding })
     }
 }

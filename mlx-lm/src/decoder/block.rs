@@ -125,11 +125,16 @@ impl Branch {
             }
             None => x,
         };
-        let mut y = match &*self.sublayer {
+        let y = match &*self.sublayer {
             Sublayer::Mixer(m) if many => m.forward(x, step, cache.part(self.cache)),
             Sublayer::Mixer(m) => m.forward(x, step, cache),
             Sublayer::Ffn(f) => f.forward(x, step),
         };
+        self.after(y)
+    }
+
+    /// What follows the sublayer.
+    fn after(&self, mut y: Array) -> Array {
         if let Some(n) = &self.post_norm {
             y = n.forward(&y);
         }
@@ -141,16 +146,17 @@ impl Branch {
 
     /// x + this branch in few kernels, for one token per row, where branch and backend allow it.
     fn fused(&self, x: &Array, cache: &mut dyn Cache, many: bool, next: [Option<&Array>; 2]) -> Option<Array> {
-        let plain = self.post_norm.is_none()
+        let residual = self.post_norm.is_none()
             && self.gain.is_none()
             && self.scale == 1.0
             && !(self.clip_f16 && x.dtype() == Dtype::Float16);
-        let (weight, eps) = self.norm.as_ref().filter(|_| plain && !many)?.rms()?;
-        let around = Around { norm: (&weight, eps), next };
-        match &*self.sublayer {
+        let (weight, eps) = self.norm.as_ref().filter(|_| !many)?.rms()?;
+        let around = Around { residual, norm: (&weight, eps), next };
+        let y = match &*self.sublayer {
             Sublayer::Mixer(m) => m.fused(x, &around, cache),
             Sublayer::Ffn(f) => f.fused(x, &around),
-        }
+        }?;
+        Some(if residual { y } else { self.join(x.clone(), self.after(y)) })
     }
 
     pub fn has_mixer(&self) -> bool {

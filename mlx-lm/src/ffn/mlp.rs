@@ -69,7 +69,7 @@ impl Ffn for Mlp {
         let inward =
             Fused { norm: Some(around.norm), gate: Some(gate), next: [Some(down.weight), None], residual: None };
         let inner = fast::linear(x, parts, inward);
-        Some(fast::linear(&inner, &[down], Fused { residual: Some(x), next: around.next, ..Default::default() }))
+        Some(fast::linear(&inner, &[down], around.after(x)))
     }
 
     fn first_weights(&self) -> [Option<&Array>; 2] {

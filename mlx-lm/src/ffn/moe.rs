@@ -213,7 +213,7 @@ impl Ffn for Moe {
             && s.temperature == 1.0
             && !self.spec.weigh_input;
         let apart = self.shared.is_some() || self.spec.zero_experts > 0 || self.spec.latent.is_some();
-        if !few || !plain || apart {
+        if !few || !plain || apart || !around.residual {
             return None;
         }
         let routing = Routing {

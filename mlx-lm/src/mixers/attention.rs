@@ -3,7 +3,7 @@
 use super::{Mixer, blocks::block_mask, gate::Gate, rope::Rope};
 use crate::Result;
 use crate::blueprint::{self, FusedQkv, KvShare, OutputGate, Projections, QkNormKind};
-use crate::cache::{Attend, Cache, KvCache, Position, Slots, sdpa};
+use crate::cache::{Attend, Cache, Position, Slots, sdpa};
 use crate::parts::{Around, Norm, SharedKv, Step};
 use crate::weights::Leaves;
 use mlx::fast::{self, DecodeAttention, Fused};
@@ -309,7 +309,7 @@ impl Mixer for Attention {
             && s.value_scale.is_none()
             && s.query_scale.is_none()
             && s.v_head_dim.is_none_or(|d| d == s.head_dim);
-        let cache = cache.as_any_mut().downcast_mut::<KvCache>().filter(|_| plain)?;
+        let cache = cache.as_decode().filter(|_| plain)?;
         let o_proj = self.o_proj.matrix()?;
         let norms = match (&s.qk_norm, &self.q_norm, &self.k_norm) {
             (None, ..) => None,
@@ -345,7 +345,7 @@ impl Mixer for Attention {
             _ => return None,
         };
         let o = cache.decode(&qkv, &step);
-        Some(fast::linear(&o, &[o_proj], Fused { residual: Some(x), next: around.next, ..Default::default() }))
+        Some(fast::linear(&o, &[o_proj], around.after(x)))
     }
 
     fn first_weights(&self) -> [Option<&Array>; 2] {

@@ -19,8 +19,8 @@ use mlx::nn::Module;
 pub trait Mixer: Module {
     fn forward(&self, x: &Array, step: &Step, cache: &mut dyn Cache) -> Array;
 
-    /// `x + forward(rms_norm(x))` of one token per row in few kernels; `None` where there are none for this mixer. The
-    /// cache is then untouched.
+    /// `forward(rms_norm(x))` of one token per row, and x where [`Around`] asks for it, in few kernels; `None` where there
+    /// are none for this mixer. The cache is then untouched.
     fn fused(&self, _x: &Array, _around: &Around<'_>, _cache: &mut dyn Cache) -> Option<Array> {
         None
     }
@@ -35,7 +35,8 @@ pub trait Mixer: Module {
 pub trait Ffn: Module {
     fn forward(&self, x: &Array, step: &Step) -> Array;
 
-    /// `x + forward(rms_norm(x))` of one token per row in few kernels; `None` where there are none for this part.
+    /// `forward(rms_norm(x))` of one token per row, and x where [`Around`] asks for it, in few kernels; `None` where there
+    /// are none for this part.
     fn fused(&self, _x: &Array, _around: &Around<'_>) -> Option<Array> {
         None
     }

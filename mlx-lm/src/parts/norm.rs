@@ -6,6 +6,7 @@ use crate::{Error, Result};
 use mlx::nn::module::{Param, Path};
 use mlx::nn::{Leaf, Module};
 use mlx::{Array, fast};
+use std::cell::OnceCell;
 
 /// A normalisation over the last axis.
 #[derive(Debug, Clone)]
@@ -13,6 +14,8 @@ pub struct Norm {
     weight: Option<Param>,
     bias: Option<Param>,
     spec: blueprint::Norm,
+    /// weight + offset, made once per weight.
+    folded: OnceCell<Array>,
 }
 
 impl Module for Norm {
@@ -21,6 +24,7 @@ impl Module for Norm {
         mlx::nn::module::visit_field(&self.bias, "bias", path, f);
     }
     fn visit_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, &mut Param)) {
+        self.folded.take();
         mlx::nn::module::visit_field_mut(&mut self.weight, "weight", path, f);
         mlx::nn::module::visit_field_mut(&mut self.bias, "bias", path, f);
     }
@@ -36,13 +40,15 @@ impl Norm {
             NormKind::Layer { bias, .. } => (take("weight")?, if bias { take("bias")? } else { None }),
             NormKind::RmsPlain | NormKind::LayerPlain => (None, None),
         };
-        Ok(Leaf::new(name, Norm { weight, bias, spec: *spec }))
+        Ok(Leaf::new(name, Norm { weight, bias, spec: *spec, folded: OnceCell::new() }))
     }
 
     /// A norm without leaves.
     pub fn plain(spec: &blueprint::Norm) -> Result<Norm> {
         match spec.kind {
-            NormKind::RmsPlain | NormKind::LayerPlain => Ok(Norm { weight: None, bias: None, spec: *spec }),
+            NormKind::RmsPlain | NormKind::LayerPlain => {
+                Ok(Norm { weight: None, bias: None, spec: *spec, folded: OnceCell::new() })
+            }
             _ => Err(Error::Unsupported { what: "norm", name: format!("{spec:?}"), message: "it has a weight".into() }),
         }
     }
@@ -50,7 +56,9 @@ impl Norm {
     fn factor(&self) -> Option<Array> {
         let w = self.weight.as_ref()?.value();
         Some(match self.spec.kind {
-            NormKind::Rms { offset } | NormKind::Layer { offset, .. } if offset != 0.0 => w + offset,
+            NormKind::Rms { offset } | NormKind::Layer { offset, .. } if offset != 0.0 => {
+                self.folded.get_or_init(|| w + offset).clone()
+            }
             _ => w.clone(),
         })
     }

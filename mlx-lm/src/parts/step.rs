@@ -2,17 +2,26 @@
 
 use crate::cache::{Kv, MaskKey, Position};
 use mlx::Array;
-use mlx::fast::Mask;
+use mlx::fast::{Fused, Mask};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 
-/// What surrounds a sublayer that computes a whole branch at once: `x + sublayer(rms_norm(x))`.
+/// What surrounds a sublayer that computes a whole branch at once: `x + sublayer(rms_norm(x))`, or that without x.
 #[derive(Debug, Clone, Copy)]
 pub struct Around<'a> {
+    /// Whether x is added.
+    pub residual: bool,
     /// Weight `[D]` and epsilon of the norm.
     pub norm: (&'a Array, f32),
     /// Weights that the next branch reads first.
     pub next: [Option<&'a Array>; 2],
+}
+
+impl<'a> Around<'a> {
+    /// What follows the last product of the branch of x.
+    pub fn after(&self, x: &'a Array) -> Fused<'a> {
+        Fused { residual: self.residual.then_some(x), next: self.next, ..Default::default() }
+    }
 }
 
 /// Keys and values [B, Hkv, T, D] that a layer leaves for later layers of the same pass, with how queries see them.

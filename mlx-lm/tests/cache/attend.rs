@@ -1,7 +1,7 @@
 //! Each kind of cache against attention over the whole history, computed by a scalar loop.
 
 use crate::{beside_others, filled};
-use mlx::fast::Mask;
+use mlx::fast::{DecodeAttention, Mask};
 use mlx::{self as mx, Array, Dtype, Quant};
 use mlx_lm::cache::{
     Attend, Cache, ConcatenateKvCache, Kv, KvCache, Page, PagedKvCache, QuantizedKvCache, RotatingKvCache,
@@ -182,4 +182,57 @@ fn forks_of_pages_share_what_was_and_part_in_what_comes() {
     assert_eq!(seen(&mut other), seen(plain.kv()));
     let odd = Page { keys: normal([1, 2, 4, 32], 1), values: normal([1, 2, 4, 32], 1) };
     assert!(PagedKvCache::from_pages(vec![pages[0].clone(), odd]).is_err());
+}
+
+/// Steps that a kernel would take in one launch leave a ring as steps by array ops do, and see the same keys.
+#[test]
+fn a_ring_decodes_in_place_as_by_array_ops() {
+    let _beside = beside_others();
+    let (heads, kv, d) = (4, 2, 8);
+    for (size, keep, prompt) in [(6, 0, 1), (6, 2, 4), (6, 1, 9), (300, 0, 5)] {
+        let new = || RotatingKvCache::new(size, keep);
+        let (mut ops, mut steps): (Box<dyn Cache>, Box<dyn Cache>) = (Box::new(new()), Box::new(new()));
+        let step = DecodeAttention {
+            heads,
+            kv_heads: kv,
+            head_dim: d,
+            scale: 0.4,
+            rotation: None,
+            qk_norm: None,
+            window: Some(size),
+            softcap: None,
+            sinks: None,
+            next: None,
+        };
+        let noise = |shape: &[i32]| mx::random::normal(shape, Dtype::Float32, 0.0, 1.0, None);
+        let (k, v) = (noise(&[1, kv, prompt, d]), noise(&[1, kv, prompt, d]));
+        for c in [&mut ops, &mut steps] {
+            c.as_kv().unwrap().update(k.clone(), v.clone());
+        }
+        for t in 0..15 {
+            let qkv = noise(&[1, 1, (heads + 2 * kv) * d]);
+            let split = qkv.reshape([1, 1, heads + 2 * kv, d]).swapaxes(1, 2).split_at(&[heads, heads + kv], 1);
+            let o = {
+                let kv = ops.as_kv().unwrap();
+                let mask = kv.mask(1, Some(size), false);
+                let a = Attend { scale: 0.4, mask: &mask, sinks: None, softcap: None };
+                kv.attend(&split[0], split[1].clone(), split[2].clone(), a)
+            };
+            // now and then by array ops: both ways work on the same buffers
+            let mine = if t % 5 == 3 {
+                let kv = steps.as_kv().unwrap();
+                let mask = kv.mask(1, Some(size), false);
+                let a = Attend { scale: 0.4, mask: &mask, sinks: None, softcap: None };
+                kv.attend(&split[0], split[1].clone(), split[2].clone(), a)
+            } else {
+                steps.as_decode().unwrap().decode(&qkv, &step).reshape([1, heads, 1, d])
+            };
+            let off = (o - mine).abs().max(()).item::<f32>().unwrap();
+            assert!(off < 1e-5, "size {size} keep {keep} prompt {prompt} token {t}: {off}");
+            let (mut a, mut b) = (Vec::new(), Vec::new());
+            ops.each(&mut |x| a.push(x.to_vec::<f32>().unwrap()));
+            steps.each(&mut |x| b.push(x.to_vec::<f32>().unwrap()));
+            assert_eq!((ops.offset(), a), (steps.offset(), b));
+        }
+    }
 }

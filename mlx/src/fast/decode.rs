@@ -48,6 +48,18 @@ pub enum Place<'a> {
     At(i32),
     /// The first key of row b is in slot `starts[b]` (int32, B or more of them); the position is the difference.
     Padded(i32, &'a Array),
+    /// A ring: the token at `position` goes into `slot` and sees all of the first `seen` slots, whatever their order.
+    Ring { slot: i32, position: i32, seen: i32 },
+}
+
+impl Place<'_> {
+    /// The slot that is written, the last one that is seen, and the position of a row that starts in slot 0.
+    pub(super) fn numbers(&self) -> [i32; 3] {
+        match *self {
+            Place::At(slot) | Place::Padded(slot, _) => [slot; 3],
+            Place::Ring { slot, position, seen } => [slot, seen - 1, position],
+        }
+    }
 }
 
 /// Keys and values [B, Hkv, T, D] of one layer, in buffers that a decode step may write in place.
@@ -197,6 +209,9 @@ impl KvBuffers {
                 Place::Padded(slot, starts) => {
                     (0..t).contains(&slot) && starts.ndim() == 1 && starts.dim(0) >= b && starts.dtype() == Dtype::Int32
                 }
+                Place::Ring { slot, position, seen } => {
+                    (0..seen).contains(&slot) && seen <= t && position >= 0 && a.window.is_none()
+                }
             };
         if !fits {
             refuse(
@@ -218,20 +233,21 @@ impl KvBuffers {
         if let Some((qn, kn, eps)) = a.qk_norm {
             (q, k) = (rms_norm(&q, Some(qn), eps), rms_norm(&k, Some(kn), eps));
         }
-        let (slot, starts) = match place {
-            Place::At(slot) => (slot, crate::zeros([b], Dtype::Int32)),
-            Place::Padded(slot, starts) => (slot, starts.slice_axis(0, 0..b)),
+        let [slot, last, position] = place.numbers();
+        let starts = match place {
+            Place::Padded(_, starts) => starts.slice_axis(0, 0..b),
+            _ => crate::zeros([b], Dtype::Int32),
         };
         if let Some(r) = a.rotation {
-            let angle = (slot - &starts).astype(Dtype::Float32).reshape([b, 1, 1]) * r.radians;
+            let angle = (position - &starts).astype(Dtype::Float32).reshape([b, 1, 1]) * r.radians;
             (q, k) = (rotate(&q, &angle, r), rotate(&k, &angle, r));
         }
         self.keys.update_axis(2, slot..slot + 1, &k.expand_dims(2).astype(dtype));
         self.values.update_axis(2, slot..slot + 1, &v.expand_dims(2));
         let at = crate::arange(0, t, 1, Some(Dtype::Int32)).reshape([1, t]);
-        let first = a.window.map_or(0, |w| slot + 1 - w);
+        let first = a.window.map_or(0, |w| last + 1 - w);
         let seen = at
-            .less_equal(slot)
+            .less_equal(last)
             .logical_and(at.greater_equal(first))
             .logical_and(at.greater_equal(starts.expand_dims(1)));
         let seen = seen.reshape([b, 1, 1, t]);

@@ -132,6 +132,20 @@ fn windows_caps_sinks_and_partial_rotations_hold() {
 }
 
 #[test]
+fn a_ring_is_seen_whole_and_written_anywhere() {
+    if !card("a_ring_is_seen_whole_and_written_anywhere") {
+        return;
+    }
+    fresh_seed();
+    let ring = |slot, position, seen| Place::Ring { slot, position, seen };
+    // filling, full, wrapped around at places in and between tiles
+    let places = [ring(4, 4, 5), ring(511, 511, 512), ring(0, 512, 512), ring(17, 1000, 512), ring(300, 1301, 512)];
+    check(&case(4, 2, 64), &places);
+    check(&Case { batch: 3, norm: true, sinks: true, ..case(4, 1, 256) }, &places);
+    check(&Case { capacity: 40, ..case(8, 2, 128) }, &[ring(39, 39, 40), ring(3, 43, 40), ring(20, 100, 33)]);
+}
+
+#[test]
 fn rows_of_a_batch_stand_at_places_of_their_own() {
     if !card("rows_of_a_batch_stand_at_places_of_their_own") {
         return;

@@ -1,8 +1,8 @@
 // One decode step of attention: a new token in each of B sequences. In one launch: [rms_norm of each head of q and k,]
 // RoPE on q and k, k and v written IN PLACE into the caches, softmax(q k^T * scale) v over the cached keys, merge.
 // qkv T [B, (HQ + 2 HKV) * D]: q heads, k heads, v heads. kc, vc T [B, HKV, cap, D]. All rows write
-// `slot`; row b sees keys starts[b] (0 without starts) to slot, or the last `window` of them; its position is the
-// difference. freq f32 [rot / 2]: radians a position; features from rot on
+// `slot`; row b sees slots starts[b] (0 without starts) to seen, or the last `window` of them; its position is
+// place - starts[b]. In a ring `slot` lies before `seen`, else they are the same. freq f32 [rot / 2]: radians a position; features from rot on
 // stay, rotated ones are multiplied by `feature`. sinks T [HQ]: a logit a head that carries no value. count int32
 // [B * HKV]: zeros, left zero. part f32: scratch, [B * HKV, splits, GQ, D] and behind it [B * HKV, splits, GQ, 2] (maximum, sum).
 // Grid (splits, HKV, B), NW warps. A warp takes 16 keys a step, scores and values both on the tensor cores with the GQ
@@ -10,13 +10,13 @@
 template <int D, int GQ, int NW, bool TRADITIONAL>
 __device__ __forceinline__ void attention(const u16* qkv, u16* kc, u16* vc, const float* freq, const u16* q_norm,
                                           const u16* k_norm, const u16* sinks, const int* starts, int* count,
-                                          const u8* next, u16* out, float* part, int slot, int cap, int window, int rot, float eps,
+                                          const u8* next, u16* out, float* part, int slot, int seen, int place, int cap, int window, int rot, float eps,
                                           float scale, float cap_logit, float feature, int next_bytes) {
   constexpr int ND = D / 32, NV = (D + 63) / 64, E = (D + 31) / 32;
   __shared__ __align__(16) u16 qs[8][D + 8];
   __shared__ float top[NW][GQ], sum[NW][GQ];
   __shared__ __align__(16) float acc[NW][GQ][D];
-  __shared__ int last;
+  __shared__ int last;  // this block comes last
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, tid = threadIdx.x, r = lane >> 2, t = lane & 3;
   const int split = blockIdx.x, splits = gridDim.x, h = blockIdx.y, HKV = gridDim.y, b = blockIdx.z, HQ = HKV * GQ;
   if (next) {  // little memory traffic here: bring in what the next launch reads first
@@ -25,10 +25,10 @@ __device__ __forceinline__ void attention(const u16* qkv, u16* kc, u16* vc, cons
       asm volatile("prefetch.global.L2 [%0];" ::"l"(next + i));
   }
   int start = 0;
-  if (starts) start = min(max(starts[b], 0), slot);
-  const int position = slot - start;
-  if (window > 0) start = max(start, slot + 1 - window);
-  const int begin = start >> 4, tiles = (slot >> 4) + 1 - begin, per = (tiles + splits - 1) / splits;
+  if (starts) start = min(max(starts[b], 0), seen);
+  const int position = place - start;
+  if (window > 0) start = max(start, seen + 1 - window);
+  const int begin = start >> 4, tiles = (seen >> 4) + 1 - begin, per = (tiles + splits - 1) / splits;
   const int active = (tiles + per - 1) / per;
   if (split >= active) return;
   const int t0 = begin + split * per, t1 = min(begin + tiles, t0 + per);
@@ -36,7 +36,8 @@ __device__ __forceinline__ void attention(const u16* qkv, u16* kc, u16* vc, cons
   u16* V = vc + ((size_t)b * HKV + h) * cap * D;
   const u16* row = qkv + (size_t)b * (HQ + 2 * HKV) * D;
   // Rows 0..GQ-1: the query heads; GQ: k; GQ+1: v. The block that holds `slot` writes k and v.
-  for (int j = warp; j < (split == active - 1 ? GQ + 2 : GQ); j += NW) {
+  const bool writes = slot >> 4 >= t0 && slot >> 4 < t1;
+  for (int j = warp; j < (writes ? GQ + 2 : GQ); j += NW) {
     const u16* x = row + (j < GQ ? h * GQ + j : j == GQ ? HQ + h : HQ + HKV + h) * D;
     if (j == GQ + 1) {
       for (int i = lane; i < D / 8; i += 32) ((uint4*)(V + (size_t)slot * D))[i] = ((const uint4*)x)[i];
@@ -83,14 +84,14 @@ __device__ __forceinline__ void attention(const u16* qkv, u16* kc, u16* vc, cons
     for (int u = 0; u < 2; u++)
 #pragma unroll
       for (int j = 0; j < ND; j++)
-        kr[u][j] = *(const uint4*)(K + (size_t)min(kb + 8 * u + r, slot) * D + j * 32 + t * 8);
+        kr[u][j] = *(const uint4*)(K + (size_t)min(kb + 8 * u + r, seen) * D + j * 32 + t * 8);
 #pragma unroll
     for (int u = 0; u < 4; u++)
 #pragma unroll
       for (int j = 0; j < NV; j++) {
         vr[j][u] = make_uint4(0, 0, 0, 0);
         if (D % 64 == 0 || j * 64 + r * 8 < D)
-          vr[j][u] = *(const uint4*)(V + (size_t)min(kb + 2 * t + (u & 1) + 8 * (u >> 1), slot) * D + j * 64 + r * 8);
+          vr[j][u] = *(const uint4*)(V + (size_t)min(kb + 2 * t + (u & 1) + 8 * (u >> 1), seen) * D + j * 64 + r * 8);
       }
     float s[4];
 #pragma unroll
@@ -106,7 +107,7 @@ __device__ __forceinline__ void attention(const u16* qkv, u16* kc, u16* vc, cons
         const int key = kb + 8 * u + 2 * t + i;
         float z = d[i] * sc;
         if (cap_logit > 0) z = cap_logit * log2e * tanhf(d[i] * scale / cap_logit);
-        s[2 * u + i] = key > slot || key < start ? -1e30f : z;
+        s[2 * u + i] = key > seen || key < start ? -1e30f : z;
       }
     }
     float mx = fmaxf(fmaxf(s[0], s[1]), fmaxf(s[2], s[3]));

@@ -54,9 +54,9 @@ impl Spec for Attention {
         let threads = self.warps * 32;
         format!(
             "#define HALF {}\n{COMMON}{ATTENTION}\nextern \"C\" __global__ void __launch_bounds__({threads}) {name}(\
-             const u16* qkv, u16* kc, u16* vc, {parameters}u16* out, float* part, int slot, int cap, \
+             const u16* qkv, u16* kc, u16* vc, {parameters}u16* out, float* part, int slot, int last, int place, int cap, \
              int window, int rot, float eps, float scale, float cap_logit, float feature, int next_bytes) {{\n\
-             attention<{}, {}, {}, {}>(qkv, kc, vc, {arguments}out, part, slot, cap, window, rot, eps, scale, \
+             attention<{}, {}, {}, {}>(qkv, kc, vc, {arguments}out, part, slot, last, place, cap, window, rot, eps, scale, \
              cap_logit, feature, next_bytes);\n}}\n",
             self.f16 as u8, self.head_dim, self.group, self.warps, self.traditional,
         )
@@ -103,12 +103,13 @@ pub(crate) fn attend(
         next: a.next.is_some(),
     };
     let kernel = kernel(&KERNELS, spec, gpu)?;
-    let (slot, starts) = match place {
-        Place::At(slot) => (slot, None),
-        Place::Padded(slot, starts) => (slot, Some(starts)),
+    let [slot, last, position] = place.numbers();
+    let starts = match place {
+        Place::Padded(_, starts) => Some(starts),
+        _ => None,
     };
     // tiles of 16 keys: at least one a warp, at most as many blocks as fill the card three times
-    let seen = a.window.map_or(slot + 1, |w| w.min(slot + 1)).max(1);
+    let seen = a.window.map_or(last + 1, |w| w.min(last + 1)).max(1);
     let tiles = (seen + 15) / 16 + 1;
     let room = (gpu.multiprocessors * 3 / (b * hk)).clamp(1, 64);
     let splits = ((tiles + WARPS - 1) / WARPS).clamp(1, room);
@@ -120,6 +121,8 @@ pub(crate) fn attend(
     inputs.extend(a.next);
     let scalars = [
         Scalar::Int(slot),
+        Scalar::Int(last),
+        Scalar::Int(position),
         Scalar::Int(cap),
         Scalar::Int(a.window.unwrap_or(0)),
         Scalar::Int(a.rotation.map_or(0, |r| 2 * r.radians.dim(0))),
