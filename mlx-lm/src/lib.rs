@@ -9,6 +9,7 @@ pub mod decoder;
 pub mod doctor;
 pub mod engine;
 pub mod error;
+pub mod evaluate;
 pub mod families;
 pub mod ffn;
 pub mod generate;

@@ -15,3 +15,5 @@ mod real;
 mod rule;
 #[path = "cli/toy.rs"]
 mod toy;
+#[path = "cli/training.rs"]
+mod training;

@@ -1,13 +1,15 @@
 //! Timing a model as `mlx_lm.benchmark` does: random prompts, no end of sequence, one warm-up, then trials; beside
-//! another program ([`compare`]); and where the time of a decoded token goes ([`profile`]).
+//! another program ([`compare`]); where the time of a decoded token goes ([`profile`]); and training steps ([`train`]).
 
 mod compare;
 mod llama_cpp;
 mod profile;
 mod python;
+mod training;
 
 pub use compare::{Comparison, Other, OtherTrial, Ratios, Spread, compare};
 pub use profile::{Profile, profile, read_bandwidth};
+pub use training::{TrainBenchmark, TrainOptions, train};
 
 use crate::decoder::{Decoder, eval_caches};
 use crate::generate::{Clock, TokenOptions, Tokens};

@@ -64,9 +64,40 @@ pub fn score(
         }
     }
     let nll = sum / tokens as f64;
-    let variance = (squares / tokens as f64 - nll * nll).max(0.0);
+    // as Python, the unbiased one
+    let n = tokens as f64;
+    let variance = ((squares - n * nll * nll) / f64::max(n - 1.0, 1.0)).max(0.0);
     let perplexity = nll.exp();
     Ok(Likelihood { nll, tokens, perplexity, standard_error: perplexity * (variance / tokens as f64).sqrt() })
+}
+
+/// Ids of a JSONL dataset, as `mlx_lm.perplexity` takes them: records in numpy's random order after `seed`, one after the
+/// other, cut to whole windows, at most `samples` of them.
+///
+/// # Errors
+/// Those of [`Dataset::read`](crate::train::Dataset::read); less than one window.
+pub fn dataset_ids(
+    path: &Path,
+    tokenizer: &crate::tokenizer::Tokenizer,
+    window: usize,
+    samples: Option<usize>,
+    seed: u32,
+) -> Result<Vec<u32>> {
+    use crate::train::{Dataset, LoraConfig, Shuffle};
+    let set = Dataset::read(path, tokenizer, &LoraConfig::default())?;
+    let wanted = samples.map_or(usize::MAX, |n| n.saturating_mul(window));
+    let mut ids = Vec::new();
+    for i in Shuffle::new(seed).permutation(set.len()) {
+        if ids.len() >= wanted {
+            break;
+        }
+        ids.extend(&set.examples[i].ids);
+    }
+    ids.truncate((ids.len() / window.max(1) * window).min(wanted));
+    if ids.is_empty() {
+        return Err(Error::file(path, format!("holds less than one window of {window} tokens")));
+    }
+    Ok(ids)
 }
 
 /// Reads token ids from a file: numbers with anything but digits between them, as in a JSON list.

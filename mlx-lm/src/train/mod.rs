@@ -21,6 +21,7 @@ mod trainer;
 pub use adapters::{AdapterConfig, attach, load_adapters, save_adapters};
 pub use batches::{Batch, Batches, Packed};
 pub use config::{BatchOrder, FineTune, LoraConfig, LoraParameters, OptimizerName, ScheduleConfig};
+pub(crate) use data::each_record;
 pub use data::{Dataset, Example};
 pub use fuse::{FuseReport, fuse};
 pub use log::Log;

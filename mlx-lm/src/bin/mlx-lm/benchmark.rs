@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use mlx::Dtype;
 use mlx_lm::Model;
-use mlx_lm::bench::{self, BenchOptions, Other, Profile, Spread};
+use mlx_lm::bench::{self, BenchOptions, Other, Profile, Spread, TrainOptions};
 use mlx_lm::config::{Config, QuantConfig, QuantParams, read_json};
 use std::path::PathBuf;
 
@@ -56,6 +56,18 @@ pub struct Args {
     /// llama.cpp's llama-bench.
     #[arg(long, requires = "compare", value_name = "PATH", default_value = "llama-bench")]
     binary: PathBuf,
+    /// Time LoRA training steps instead: --batch-size rows of --prompt-tokens tokens, --num-trials steps.
+    #[arg(long, conflicts_with_all = ["profile", "compare"])]
+    train: bool,
+    /// Adapted layers of --train, from the end; -1 is all.
+    #[arg(long, default_value_t = 16, allow_negative_numbers = true, requires = "train")]
+    num_layers: i32,
+    /// Compute layers of --train again in the backward pass.
+    #[arg(long, requires = "train")]
+    grad_checkpoint: bool,
+    /// Trace the step of --train once and replay it.
+    #[arg(long, requires = "train")]
+    compile: bool,
     /// Print one JSON object and nothing else.
     #[arg(long)]
     json: bool,
@@ -78,10 +90,13 @@ enum OtherArg {
 
 pub fn run(args: Args) -> Result<()> {
     ui::catch_ctrl_c()?;
-    let model = match &args.config {
+    let mut model = match &args.config {
         Some(path) => random(&args, path)?,
         None => args.model.load()?.model,
     };
+    if args.train {
+        return train(&args, &mut model);
+    }
     if args.profile {
         let profile = bench::profile(&model.decoder, args.prompt_tokens, args.generation_tokens.min(64))?;
         return if args.json { ui::json(&profile) } else { table(&profile) };
@@ -119,6 +134,30 @@ pub fn run(args: Args) -> Result<()> {
         false => ui::line(format_args!(
             "Medians: prompt_tps={:.3}, generation_tps={:.3}, peak_memory={:.3}",
             result.prompt_tps, result.generation_tps, result.peak_memory_gb
+        )),
+    }
+}
+
+/// Training steps.
+fn train(args: &Args, model: &mut Model) -> Result<()> {
+    let options = TrainOptions {
+        batch_size: args.batch_size,
+        sequence_length: args.prompt_tokens,
+        num_steps: args.num_trials,
+        num_layers: args.num_layers,
+        grad_checkpoint: args.grad_checkpoint,
+        compile: args.compile,
+    };
+    let mut wait = Some(Wait::spin("warming up"));
+    let result = bench::train(&mut model.decoder, options, &mut |i, seconds| {
+        wait = None;
+        let _ = ui::note(&format!("Step {i}: {seconds:.3} s"));
+    })?;
+    match args.json {
+        true => ui::json(&result),
+        false => ui::line(format_args!(
+            "tokens_per_second={:.3}, best={:.3}, peak_memory={:.3}",
+            result.tokens_per_second, result.best_tokens_per_second, result.peak_memory_gb
         )),
     }
 }

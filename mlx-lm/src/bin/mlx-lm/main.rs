@@ -9,6 +9,7 @@ mod cache_prompt;
 mod chat;
 mod convert;
 mod doctor;
+mod evaluate;
 mod fuse;
 mod generate;
 mod inspect;
@@ -43,6 +44,8 @@ enum Verb {
     Perplexity(perplexity::Args),
     /// Fine-tune with low-rank adapters (or DoRA, or all weights), test adapters.
     Lora(Box<lora::Args>),
+    /// Ask multiple-choice and exact-match questions of local files.
+    Evaluate(evaluate::Args),
     /// Merge adapters into a model's weights.
     Fuse(fuse::Args),
     /// Quantise, dequantise or convert a model.
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Verb::Benchmark(args) => benchmark::run(args),
         Verb::Perplexity(args) => perplexity::run(args),
         Verb::Lora(args) => lora::run(*args),
+        Verb::Evaluate(args) => evaluate::run(args),
         Verb::Fuse(args) => fuse::run(args),
         Verb::Convert(args) => convert::run(args),
         Verb::Inspect(args) => inspect::run(args),
