@@ -2,6 +2,8 @@
 
 #[path = "cache/attend.rs"]
 mod attend;
+#[path = "cache/batches.rs"]
+mod batches;
 #[path = "goldens/case.rs"]
 #[allow(dead_code)]
 mod case;

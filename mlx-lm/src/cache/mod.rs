@@ -376,21 +376,29 @@ pub fn adopt(kinds: &[CacheKind], stored: Caches) -> Result<Caches> {
         return Err(Error::Request(format!("the prompt cache has {count} layers, this model needs {wanted}")));
     }
     let mut stored = stored.into_iter();
-    let mut all = Caches::new();
-    for (i, kind) in kinds.iter().enumerate() {
-        let mut cache = match kind {
-            CacheKind::None => make(kind)?,
-            _ => stored.next().ok_or_else(|| Error::Request("a layer of the prompt cache is missing".into()))?,
-        };
+    let mut all = kinds
+        .iter()
+        .filter_map(|kind| if *kind == CacheKind::None { Some(make(kind)) } else { stored.next().map(Ok) })
+        .collect::<Result<Caches>>()?;
+    check(kinds, &mut all)?;
+    Ok(all)
+}
+
+/// Refuses caches that layers of these kinds cannot use.
+///
+/// # Errors
+/// Another number of caches, one of another kind: the layer is named.
+pub fn check(kinds: &[CacheKind], caches: &mut Caches) -> Result<()> {
+    if kinds.len() != caches.len() {
+        return Err(Error::Request(format!("{} caches for a model of {} layers", caches.len(), kinds.len())));
+    }
+    for (i, (kind, cache)) in kinds.iter().zip(caches).enumerate() {
         if !fits(kind, cache.as_mut()) {
             let is = cache.kind();
-            return Err(Error::Request(format!(
-                "layer {i} needs a cache of kind {kind:?}, the prompt cache has a {is}"
-            )));
+            return Err(Error::Request(format!("layer {i} needs a cache of kind {kind:?}, it was given a {is}")));
         }
-        all.push(cache);
     }
-    Ok(all)
+    Ok(())
 }
 
 /// Whether a layer that declares this kind can use a cache.

@@ -128,6 +128,11 @@ impl Decoder {
         cache::adopt(&self.blueprint.caches(), stored)
     }
 
+    /// Refuses caches of another model, where their number or kinds tell.
+    pub fn check_caches(&self, caches: &mut Caches) -> Result<()> {
+        cache::check(&self.blueprint.caches(), caches)
+    }
+
     /// Logits [B, L, V] of all positions.
     pub fn forward(&self, ids: &Array, caches: &mut Caches) -> Array {
         self.logits(&self.hidden(ids, caches))

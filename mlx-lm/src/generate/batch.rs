@@ -3,21 +3,23 @@
 //! Each prompt is processed by itself, so that a row's numbers do not depend on its neighbours; decoding runs all rows of
 //! a group together. Caches that hold one sequence only stay groups of one.
 
-use super::processors::{Processor, log_softmax};
+use super::decoding::{Group, Pending, Row};
+use super::processors::Processor;
 use super::sampler::Sampler;
 use super::stream::FinishReason;
 use super::tokens::prefill;
-use crate::cache::Caches;
+use crate::cache::{CacheOptions, Caches};
 use crate::decoder::Decoder;
 use crate::{Error, Result};
-use mlx::{self as mx, Array, memory};
+use mlx::{Array, memory};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// What to generate for one prompt.
 pub struct BatchRequest<'a> {
-    pub prompt: Vec<u32>,
+    /// The prompt, in pieces whose ends are reported: a caller may take the caches there (`insert_segments`).
+    pub segments: Vec<Vec<u32>>,
     pub max_tokens: usize,
     pub sampler: Rc<Sampler>,
     pub processors: Vec<Box<dyn Processor + 'a>>,
@@ -25,6 +27,8 @@ pub struct BatchRequest<'a> {
     pub stop: Vec<Vec<u32>>,
     /// A cache that holds the beginning of the conversation already.
     pub caches: Option<Caches>,
+    /// The ids that `caches` hold, for processors and for what is handed back (`all_tokens`).
+    pub earlier: Vec<u32>,
     /// Report log-probabilities.
     pub logprobs: bool,
 }
@@ -32,16 +36,40 @@ pub struct BatchRequest<'a> {
 impl BatchRequest<'_> {
     /// Greedy, 128 tokens, no stops.
     pub fn new(prompt: Vec<u32>) -> Self {
+        Self::segments(vec![prompt])
+    }
+
+    /// As [`new`](Self::new), of a prompt in several pieces; empty ones are passed over.
+    pub fn segments(segments: Vec<Vec<u32>>) -> Self {
         BatchRequest {
-            prompt,
+            segments,
             max_tokens: 128,
             sampler: Rc::new(Sampler::greedy()),
             processors: Vec::new(),
             stop: Vec::new(),
             caches: None,
+            earlier: Vec::new(),
             logprobs: false,
         }
     }
+}
+
+/// The caches of one row, and the ids that they hold.
+pub struct RowState {
+    pub caches: Caches,
+    pub tokens: Vec<u32>,
+}
+
+/// How far a prompt is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PromptProgress {
+    pub uid: usize,
+    pub done: usize,
+    pub total: usize,
+    /// A segment ended here: [`BatchGenerator::extract`] gives the caches of exactly that much.
+    pub end_of_segment: bool,
+    /// The row's first token is under way.
+    pub end_of_prompt: bool,
 }
 
 /// One token of one row.
@@ -50,8 +78,15 @@ pub struct BatchToken {
     pub id: u32,
     pub logprob: Option<f32>,
     pub finish: Option<FinishReason>,
-    /// The row's caches, when it has ended.
-    pub caches: Option<Caches>,
+    /// When the row has ended: its caches. They hold all tokens but the last.
+    pub state: Option<RowState>,
+}
+
+/// What one turn of [`BatchGenerator::advance`] did.
+#[derive(Default)]
+pub struct BatchStep {
+    pub prompts: Vec<PromptProgress>,
+    pub tokens: Vec<BatchToken>,
 }
 
 /// Times and counts so far.
@@ -71,38 +106,44 @@ impl BatchStats {
     pub fn generation_tps(&self) -> f64 {
         self.generation_tokens as f64 / self.generation_time.as_secs_f64().max(1e-9)
     }
+    /// What was done since an earlier reading.
+    pub fn since(&self, start: &BatchStats) -> BatchStats {
+        BatchStats {
+            prompt_tokens: self.prompt_tokens - start.prompt_tokens,
+            prompt_time: self.prompt_time - start.prompt_time,
+            generation_tokens: self.generation_tokens - start.generation_tokens,
+            generation_time: self.generation_time - start.generation_time,
+            steps: self.steps - start.steps,
+        }
+    }
 }
 
-struct Row<'a> {
-    uid: usize,
-    request: BatchRequest<'a>,
-    /// Prompt and tokens so far; the prompt only for processors.
-    history: Vec<u32>,
-    produced: usize,
-}
-
-/// Rows that share caches, and their next tokens [B] under way.
-struct Group<'a> {
-    rows: Vec<Row<'a>>,
-    caches: Caches,
-    next: Pending,
-}
-
-struct Pending {
-    ids: Array,
-    logprobs: Option<Array>,
+/// A prompt that is queued or partly processed.
+struct Prompt<'a> {
+    row: Row<'a>,
+    /// Only once processing has begun, or when the request brought some.
+    caches: Option<Caches>,
+    /// What is still to be processed; the very last id is a segment of its own.
+    left: VecDeque<VecDeque<u32>>,
+    done: usize,
+    total: usize,
 }
 
 /// Generates for many prompts; see the module.
 pub struct BatchGenerator<'a> {
     decoder: &'a Decoder,
-    waiting: VecDeque<Row<'a>>,
+    waiting: VecDeque<Prompt<'a>>,
+    reading: Vec<Prompt<'a>>,
     groups: Vec<Group<'a>>,
     next_uid: usize,
-    /// Rows that decode at the same time.
+    /// Rows that decode at the same time (`completion_batch_size`).
     pub max_rows: usize,
-    /// Tokens of a prompt that are processed at once.
+    /// Prompts that are read at the same time (`prefill_batch_size`).
+    pub max_prompts: usize,
+    /// Tokens of a prompt that are processed at once (`prefill_step_size`).
     pub prefill_step: usize,
+    /// The caches of rows that bring none (`max_kv_size`).
+    pub caches: CacheOptions,
     pub stats: BatchStats,
 }
 
@@ -111,10 +152,13 @@ impl<'a> BatchGenerator<'a> {
         BatchGenerator {
             decoder,
             waiting: VecDeque::new(),
+            reading: Vec::new(),
             groups: Vec::new(),
             next_uid: 0,
             max_rows: 32,
+            max_prompts: 8,
             prefill_step: 2048,
+            caches: CacheOptions::default(),
             stats: BatchStats::default(),
         }
     }
@@ -122,229 +166,190 @@ impl<'a> BatchGenerator<'a> {
     /// Queues a prompt; its tokens carry the returned number.
     ///
     /// # Errors
-    /// An empty prompt, an id outside the vocabulary, no tokens to generate, options out of range.
-    pub fn insert(&mut self, request: BatchRequest<'a>) -> Result<usize> {
+    /// An empty prompt, an id outside the vocabulary, no tokens to generate, options out of range, caches of another
+    /// model.
+    pub fn insert(&mut self, mut request: BatchRequest<'a>) -> Result<usize> {
         let vocab = self.decoder.blueprint().vocab;
         request.sampler.check(vocab as usize)?;
-        if request.prompt.is_empty() {
-            return Err(Error::Request("the prompt has no tokens".into()));
-        }
         if request.max_tokens == 0 {
             return Err(Error::Request("max_tokens must be at least 1".into()));
         }
-        if let Some(id) = request.prompt.iter().find(|&&id| id as i64 >= vocab as i64) {
+        if let Some(caches) = &mut request.caches {
+            self.decoder.check_caches(caches)?;
+        }
+        let mut segments = std::mem::take(&mut request.segments);
+        segments.retain(|s| !s.is_empty());
+        if let Some(id) = segments.iter().flatten().find(|&&id| id as i64 >= vocab as i64) {
             return Err(Error::Request(format!("token id {id} is not in the vocabulary of {vocab}")));
         }
+        let mut left: VecDeque<VecDeque<u32>> = segments.into_iter().map(VecDeque::from).collect();
+        let total = left.iter().map(VecDeque::len).sum();
+        let Some(last) = left.back_mut().filter(|s| s.len() > 1).map(|s| s.pop_back()) else {
+            if left.is_empty() {
+                return Err(Error::Request("the prompt has no tokens".into()));
+            }
+            return Ok(self.queue(request, left, total));
+        };
+        left.push_back(last.into_iter().collect());
+        Ok(self.queue(request, left, total))
+    }
+
+    fn queue(&mut self, mut request: BatchRequest<'a>, left: VecDeque<VecDeque<u32>>, total: usize) -> usize {
         let uid = self.next_uid;
         self.next_uid += 1;
-        let history = request.prompt.clone();
-        self.waiting.push_back(Row { uid, request, history, produced: 0 });
-        Ok(uid)
+        let (caches, history) = (request.caches.take(), std::mem::take(&mut request.earlier));
+        let row = Row { uid, request, history, produced: 0 };
+        self.waiting.push_back(Prompt { row, caches, left, done: 0, total });
+        uid
     }
 
-    /// Takes a row out, waiting or running; its caches if it has started.
-    pub fn remove(&mut self, uid: usize) -> Result<Option<Caches>> {
-        self.waiting.retain(|r| r.uid != uid);
-        for g in &mut self.groups {
-            if let Some(i) = g.rows.iter().position(|r| r.uid == uid) {
-                let caches = extract(&g.caches, g.rows.len(), i)?;
-                keep(g, |j| j != i)?;
-                self.groups.retain(|g| !g.rows.is_empty());
-                return Ok(Some(caches));
-            }
+    /// The caches of a row at any stage, with the ids that they hold; `None` for a number that is not here, or whose
+    /// prompt has not been begun.
+    pub fn extract(&self, uid: usize) -> Result<Option<RowState>> {
+        if let Some(p) = self.waiting.iter().chain(&self.reading).find(|p| p.row.uid == uid) {
+            let copies = p.caches.as_ref().map(|c| c.iter().map(|c| c.boxed_clone()).collect());
+            return Ok(copies.map(|caches| RowState { caches, tokens: p.row.history.clone() }));
         }
-        Ok(None)
+        let place = |g: &&Group<'a>| g.rows.iter().any(|r| r.uid == uid);
+        self.groups.iter().find(place).map(|g| g.state_of(uid)).transpose()
     }
 
-    /// Rows waiting and running.
+    /// Takes a row out, at any stage; its caches if it has any.
+    pub fn remove(&mut self, uid: usize) -> Result<Option<RowState>> {
+        let state = self.extract(uid)?;
+        self.waiting.retain(|p| p.row.uid != uid);
+        self.reading.retain(|p| p.row.uid != uid);
+        for g in &mut self.groups {
+            g.keep(|r| r.uid != uid)?;
+        }
+        self.groups.retain(|g| !g.rows.is_empty());
+        Ok(state)
+    }
+
+    /// Rows waiting, being read and running.
     pub fn len(&self) -> usize {
-        self.waiting.len() + self.groups.iter().map(|g| g.rows.len()).sum::<usize>()
+        self.waiting.len() + self.reading.len() + self.running()
     }
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    fn running(&self) -> usize {
+        self.groups.iter().map(|g| g.rows.len()).sum()
+    }
 
-    /// Admits waiting prompts, then gives one token of every running row; empty when nothing is left.
+    /// Bytes of all caches (`prompt_cache_nbytes`).
+    pub fn cache_nbytes(&self) -> usize {
+        let prompts = self.waiting.iter().chain(&self.reading).flat_map(|p| p.caches.iter().flatten());
+        prompts.chain(self.groups.iter().flat_map(|g| &g.caches)).map(|c| c.nbytes()).sum()
+    }
+
+    /// The next tokens: takes turns until there are some; empty when nothing is left (`next_generated`).
     pub fn step(&mut self) -> Result<Vec<BatchToken>> {
-        while self.groups.iter().map(|g| g.rows.len()).sum::<usize>() < self.max_rows {
-            let Some(row) = self.waiting.pop_front() else { break };
-            self.admit(row)?;
+        while !self.is_empty() {
+            let turn = self.advance()?;
+            if !turn.tokens.is_empty() {
+                return Ok(turn.tokens);
+            }
         }
+        Ok(Vec::new())
+    }
+
+    /// One turn (`next`): a token of every running row, then at most `prefill_step` tokens of every prompt that is being
+    /// read, so that long prompts do not hold up those who generate.
+    pub fn advance(&mut self) -> Result<BatchStep> {
+        let mut out = BatchStep::default();
         let start = Instant::now();
-        let mut out = Vec::new();
         for g in &mut self.groups {
-            advance(self.decoder, g, &mut out)?;
+            g.advance(self.decoder, &mut out.tokens)?;
         }
         self.groups.retain(|g| !g.rows.is_empty());
-        self.stats.generation_tokens += out.len();
-        self.stats.generation_time += start.elapsed();
-        self.stats.steps += 1;
-        if self.stats.steps.is_multiple_of(512) {
-            memory::clear_cache();
+        if !out.tokens.is_empty() {
+            self.stats.generation_tokens += out.tokens.len();
+            self.stats.generation_time += start.elapsed();
+            self.stats.steps += 1;
+            if self.stats.steps.is_multiple_of(512) {
+                memory::clear_cache();
+            }
+        }
+        let start = Instant::now();
+        while self.reading.len() < self.max_prompts.max(1) && self.running() + self.reading.len() < self.max_rows.max(1)
+        {
+            let Some(p) = self.waiting.pop_front() else { break };
+            self.reading.push(p);
+        }
+        let mut i = 0;
+        while i < self.reading.len() {
+            // a prompt that fails leaves, the others stay
+            let mut p = self.reading.remove(i);
+            let progress = self.read(&mut p)?;
+            if progress.end_of_prompt {
+                self.start(p)?;
+            } else {
+                self.reading.insert(i, p);
+                i += 1;
+            }
+            out.prompts.push(progress);
+        }
+        if !out.prompts.is_empty() {
+            self.stats.prompt_time += start.elapsed();
         }
         Ok(out)
     }
 
-    /// Processes a prompt and lets the row join a group whose caches take it.
-    fn admit(&mut self, mut row: Row<'a>) -> Result<()> {
-        let start = Instant::now();
-        let mut caches = match row.request.caches.take() {
-            Some(c) => c,
-            None => self.decoder.caches()?,
-        };
-        let prompt = std::mem::take(&mut row.request.prompt);
-        let (last, first) = prompt.split_last().ok_or_else(|| Error::Request("the prompt has no tokens".into()))?;
-        prefill(self.decoder, first, &mut caches, self.prefill_step, &mut |_, _| {}, prompt.len())?;
-        let ids = Array::from_slice(&[*last], [1, 1]);
-        let next = forward(self.decoder, &ids, &mut caches, std::slice::from_mut(&mut row))?;
-        mx::eval([&next.ids])?;
-        self.stats.prompt_tokens += prompt.len();
-        self.stats.prompt_time += start.elapsed();
-        let single = Group { rows: vec![row], caches, next };
-        self.place(single)
+    /// Processes the next piece of a prompt; the last id is left for [`start`](Self::start).
+    fn read(&mut self, p: &mut Prompt<'a>) -> Result<PromptProgress> {
+        if p.caches.is_none() {
+            p.caches = Some(self.decoder.caches_with(self.caches)?);
+        }
+        let only_last = p.left.len() == 1 && p.left[0].len() == 1;
+        let mut end_of_segment = only_last;
+        if !only_last && let (Some(segment), Some(caches)) = (p.left.front_mut(), &mut p.caches) {
+            let n = segment.len().min(self.prefill_step.max(1));
+            let ids: Vec<u32> = segment.drain(..n).collect();
+            prefill(self.decoder, &ids, caches, n, &mut |_, _| {}, n)?;
+            p.row.history.extend(ids);
+            p.done += n;
+            self.stats.prompt_tokens += n;
+            if segment.is_empty() {
+                p.left.pop_front();
+                end_of_segment = true;
+            }
+        }
+        let done = if only_last { p.total } else { p.done };
+        Ok(PromptProgress { uid: p.row.uid, done, total: p.total, end_of_segment, end_of_prompt: only_last })
     }
 
-    fn place(&mut self, single: Group<'a>) -> Result<()> {
+    /// Feeds the last id of a prompt and lets the row join a group whose caches take it.
+    fn start(&mut self, mut p: Prompt<'a>) -> Result<()> {
+        let last = p.left.pop_front().and_then(|s| s.front().copied());
+        let (Some(last), Some(mut caches)) = (last, p.caches.take()) else { return Ok(()) };
+        p.row.history.push(last);
+        let ids = Array::from_slice(&[last], [1, 1]);
+        let next = Pending::forward(self.decoder, &ids, &mut caches, std::slice::from_mut(&mut p.row))?;
+        self.stats.prompt_tokens += 1;
+        let mut single = Group { rows: vec![p.row], caches, next };
         for g in &mut self.groups {
-            // joined copies: a cache that refuses leaves the group as it was
-            let mut joined: Caches = g.caches.iter().map(|c| c.boxed_clone()).collect();
-            let fits = joined.iter_mut().zip(&single.caches).try_for_each(|(a, b)| a.join(b.boxed_clone()));
-            if fits.is_err() || single.next.logprobs.is_some() != g.next.logprobs.is_some() {
-                continue;
+            match g.join(single)? {
+                None => return Ok(()),
+                Some(back) => single = back,
             }
-            g.caches = joined;
-            g.next = mx::catch(|| Pending {
-                ids: mx::concatenate(&[&g.next.ids, &single.next.ids], 0),
-                logprobs: g
-                    .next
-                    .logprobs
-                    .as_ref()
-                    .zip(single.next.logprobs.as_ref())
-                    .map(|(a, b)| mx::concatenate(&[a, b], 0)),
-            })?;
-            g.rows.extend(single.rows);
-            return Ok(());
         }
         self.groups.push(single);
         Ok(())
     }
 }
 
-/// One step on ids [B, 1]: logits, processors and samplers per row; started, not waited for.
-fn forward(decoder: &Decoder, ids: &Array, caches: &mut Caches, rows: &mut [Row<'_>]) -> Result<Pending> {
-    let next = mx::catch(|| {
-        let mut logits = decoder.forward_last(ids, caches);
-        if rows.iter().any(|r| !r.request.processors.is_empty()) {
-            let parts: Vec<Array> = rows
-                .iter_mut()
-                .enumerate()
-                .map(|(i, r)| {
-                    let mut x = logits.slice_axis(0, i as i32..i as i32 + 1);
-                    for p in &mut r.request.processors {
-                        x = p.apply(&r.history, x);
-                    }
-                    x
-                })
-                .collect();
-            logits = mx::concatenate(&parts, 0);
-        }
-        let wants = rows.iter().any(|r| r.request.logprobs);
-        let logprobs = (wants || rows.iter().any(|r| !r.request.sampler.is_greedy())).then(|| log_softmax(&logits));
-        let source = logprobs.as_ref().unwrap_or(&logits);
-        let shared = rows.windows(2).all(|w| Rc::ptr_eq(&w[0].request.sampler, &w[1].request.sampler));
-        let all_greedy = rows.iter().all(|r| r.request.sampler.is_greedy());
-        let ids = match rows.first() {
-            Some(first) if shared || all_greedy => first.request.sampler.sample(source),
-            _ => {
-                let each: Vec<Array> = rows
-                    .iter()
-                    .enumerate()
-                    .map(|(i, r)| r.request.sampler.sample(&source.slice_axis(0, i as i32..i as i32 + 1)))
-                    .collect();
-                mx::concatenate(&each, 0)
-            }
-        };
-        Pending { ids, logprobs: logprobs.filter(|_| wants) }
-    })?;
-    mx::async_eval(std::iter::once(&next.ids).chain(&next.logprobs))?;
-    Ok(next)
-}
-
-/// Reads the tokens under way, starts the next step, and reports; rows that have ended leave.
-fn advance(decoder: &Decoder, g: &mut Group<'_>, out: &mut Vec<BatchToken>) -> Result<()> {
-    let ids = g.next.ids.to_vec::<u32>()?;
-    let logprobs: Vec<Option<f32>> = match &g.next.logprobs {
-        None => vec![None; ids.len()],
-        Some(all) => {
-            let at = Array::from_slice(&ids, [ids.len() as i32, 1]);
-            mx::catch(|| mx::take_along_axis(all, &at, -1))?.to_vec::<f32>()?.into_iter().map(Some).collect()
-        }
-    };
-    let mut finish = Vec::with_capacity(ids.len());
-    for (row, &id) in g.rows.iter_mut().zip(&ids) {
-        row.history.push(id);
-        row.produced += 1;
-        let generated = &row.history[row.history.len() - row.produced..];
-        finish.push(match row.request.stop.iter().any(|s| !s.is_empty() && generated.ends_with(s)) {
-            true => Some(FinishReason::Stop),
-            false => (row.produced >= row.request.max_tokens).then_some(FinishReason::Length),
-        });
-    }
-    let count = g.rows.len();
-    for (i, (row, &id)) in g.rows.iter().zip(&ids).enumerate() {
-        let caches = finish[i].map(|_| extract(&g.caches, count, i)).transpose()?;
-        out.push(BatchToken { uid: row.uid, id, logprob: logprobs[i], finish: finish[i], caches });
-    }
-    keep(g, |i| finish[i].is_none())?;
-    if !g.rows.is_empty() {
-        let ids = mx::catch(|| g.next.ids.reshape([-1, 1]))?;
-        g.next = forward(decoder, &ids, &mut g.caches, &mut g.rows)?;
-    }
-    Ok(())
-}
-
-/// The caches of one row of `count`.
-fn extract(caches: &Caches, count: usize, i: usize) -> Result<Caches> {
-    match count {
-        1 => Ok(caches.iter().map(|c| c.boxed_clone()).collect()),
-        _ => caches.iter().map(|c| mx::try_catch(|| c.row(i))).collect(),
-    }
-}
-
-/// Keeps the rows that `f` names.
-fn keep(g: &mut Group<'_>, f: impl Fn(usize) -> bool) -> Result<()> {
-    let kept: Vec<usize> = (0..g.rows.len()).filter(|&i| f(i)).collect();
-    if kept.len() == g.rows.len() {
-        return Ok(());
-    }
-    let mut i = 0;
-    g.rows.retain(|_| {
-        i += 1;
-        f(i - 1)
-    });
-    if kept.is_empty() {
-        return Ok(());
-    }
-    for c in &mut g.caches {
-        mx::try_catch(|| c.keep_rows(&kept))?;
-    }
-    let at = Array::from(kept.iter().map(|&k| k as i32).collect::<Vec<_>>());
-    g.next = mx::catch(|| Pending {
-        ids: g.next.ids.take(&at, 0),
-        logprobs: g.next.logprobs.as_ref().map(|l| l.take(&at, 0)),
-    })?;
-    Ok(())
-}
-
 /// What [`batch_generate`] gives for each prompt, in order.
-#[derive(Debug, Clone, Default)]
+#[derive(Default)]
 pub struct BatchOutput {
     pub ids: Vec<u32>,
     pub logprobs: Vec<f32>,
     pub stopped: bool,
+    /// The row's caches at its end, and the ids that they hold.
+    pub state: Option<RowState>,
 }
 
-/// Generates for all requests and returns when the last one ends; a stop id at the end is left out.
+/// Generates for all requests and returns when the last one ends; a stop sequence at the end is left out.
 pub fn batch_generate<'a>(
     decoder: &'a Decoder,
     requests: impl IntoIterator<Item = BatchRequest<'a>>,
@@ -368,6 +373,7 @@ pub fn batch_generate<'a>(
                 o.ids.truncate(o.ids.len() - len);
                 o.logprobs.truncate(o.ids.len());
             }
+            o.state = t.state;
         }
     }
     Ok((outputs, generator.stats))

@@ -1,8 +1,11 @@
 //! Generation: prompt to tokens. The step loop with its one-token look-ahead, samplers and logits processors.
 //!
-//! Text (detokenising, stop strings, statistics) is in [`TextStream`]; many sequences at once are in [`batch_generate`].
+//! Text (detokenising, stop strings, statistics) is in [`TextStream`]; many sequences at once are in [`BatchGenerator`] and [`batch_generate`];
+//! the next token alone of many prompts in [`classify`].
 
 mod batch;
+mod classify;
+mod decoding;
 mod language;
 mod processors;
 mod sampler;
@@ -12,7 +15,11 @@ mod stop;
 mod stream;
 mod tokens;
 
-pub use batch::{BatchGenerator, BatchOutput, BatchRequest, BatchStats, BatchToken, batch_generate};
+pub use batch::{
+    BatchGenerator, BatchOutput, BatchRequest, BatchStats, BatchStep, BatchToken, PromptProgress, RowState,
+    batch_generate,
+};
+pub use classify::{Classification, ClassifyOptions, classify};
 pub use language::{LanguageModel, gguf_options, load, load_with, tokenizer};
 pub use processors::{Processor, Processors};
 pub use sampler::Sampler;

@@ -2,9 +2,11 @@
 
 use super::language::LanguageModel;
 use super::stream::{FinishReason, Response, StreamOptions, TextStream};
-use crate::cache::{self, CacheOptions, Caches};
+use crate::cache::{self, CacheOptions, Caches, Snapshot};
 use crate::chat::{Message, RenderOptions};
 use crate::{Error, Result};
+use std::cell::Cell;
+use std::rc::Rc;
 
 /// A conversation. Each turn is rendered by the model's template; what the cache holds of it already is not
 /// processed again, so an answer equals that of a fresh cache.
@@ -17,6 +19,9 @@ pub struct Session<'m> {
     caches: Caches,
     /// The ids that `caches` holds.
     held: Vec<u32>,
+    /// Where the last answer began, and how many ids stand before it: what a layer that cannot be trimmed goes back to
+    /// when the answer is shown otherwise in the next turn.
+    before_answer: Option<(usize, Snapshot)>,
 }
 
 impl<'m> Session<'m> {
@@ -29,7 +34,15 @@ impl<'m> Session<'m> {
     pub fn with_caches(lm: &'m LanguageModel, system: Option<&str>, options: CacheOptions) -> Result<Self> {
         let messages = system.map(Message::system).into_iter().collect();
         let caches = lm.caches_with(options)?;
-        Ok(Session { lm, messages, template: RenderOptions::default(), options, caches, held: vec![] })
+        Ok(Session {
+            lm,
+            messages,
+            template: RenderOptions::default(),
+            options,
+            caches,
+            held: vec![],
+            before_answer: None,
+        })
     }
 
     /// Forgets all turns but the system's.
@@ -51,6 +64,7 @@ impl<'m> Session<'m> {
     fn forget(&mut self) -> Result<()> {
         self.caches = self.lm.caches_with(self.options)?;
         self.held.clear();
+        self.before_answer = None;
         Ok(())
     }
 
@@ -76,7 +90,7 @@ impl<'m> Session<'m> {
 
     fn answer(
         &mut self,
-        options: StreamOptions<'_>,
+        mut options: StreamOptions<'_>,
         each: &mut dyn FnMut(&Response) -> bool,
     ) -> Result<(String, Option<FinishReason>)> {
         let ids = self.lm.chat_ids_with(&self.messages, &self.template)?;
@@ -84,6 +98,9 @@ impl<'m> Session<'m> {
         let new = self.keep_common(&ids)?;
         let mut fed = ids.clone();
         let max_tokens = options.tokens.max_tokens;
+        let mark = Rc::new(Cell::new(None));
+        let slot = mark.clone();
+        options.tokens.at_prompt = Some(Box::new(move |caches| slot.set(Some(cache::snapshot(caches)))));
         let mut stream = TextStream::new(self.lm, new, &mut self.caches, options)?;
         let (mut text, mut reason, mut produced) = (String::new(), None, 0usize);
         for response in stream.by_ref() {
@@ -101,6 +118,7 @@ impl<'m> Session<'m> {
         }
         drop(stream);
         self.held = fed;
+        self.before_answer = mark.take().map(|snapshot| (ids.len() - 1, snapshot));
         Ok((text, reason))
     }
 
@@ -118,10 +136,15 @@ impl<'m> Session<'m> {
         };
         if cut {
             self.held.truncate(common);
-            Ok(&ids[common..])
-        } else {
-            self.forget()?;
-            Ok(ids)
+            return Ok(&ids[common..]);
         }
+        if let Some((at, snapshot)) = self.before_answer.take().filter(|(at, _)| *at <= common)
+            && cache::restore(&mut self.caches, &snapshot).is_ok()
+        {
+            self.held.truncate(at);
+            return Ok(&ids[at..]);
+        }
+        self.forget()?;
+        Ok(ids)
     }
 }

@@ -21,6 +21,8 @@ pub struct TokenOptions<'a> {
     pub logprobs: bool,
     /// Called with (done, total) prompt tokens.
     pub progress: Option<Box<dyn FnMut(usize, usize) + 'a>>,
+    /// Called with the caches when they hold all of the prompt but its last token: where another answer could start.
+    pub at_prompt: Option<Box<dyn FnOnce(&Caches) + 'a>>,
 }
 
 impl Default for TokenOptions<'_> {
@@ -33,6 +35,7 @@ impl Default for TokenOptions<'_> {
             kv_quant: None,
             logprobs: false,
             progress: None,
+            at_prompt: None,
         }
     }
 }
@@ -104,6 +107,7 @@ impl<'a> Tokens<'a> {
     ) -> Result<Self> {
         let vocab = decoder.blueprint().vocab;
         options.sampler.check(vocab as usize)?;
+        decoder.check_caches(caches)?;
         let Some((last, first)) = prompt.split_last() else {
             return Err(Error::Request("the prompt has no tokens".into()));
         };
@@ -120,6 +124,9 @@ impl<'a> Tokens<'a> {
             if let Some(q) = options.kv_quant {
                 cache::quantize(caches, q)?;
             }
+        }
+        if let Some(f) = options.at_prompt.take() {
+            f(caches);
         }
         let history = if options.processors.is_empty() { Vec::new() } else { prompt.to_vec() };
         let mut tokens = Tokens { decoder, caches, options, history, pending: None, produced: 0 };

@@ -143,3 +143,34 @@ fn events_can_be_awaited_on_any_runtime() {
     });
     assert_eq!(tokens, toy.greedy()[..5]);
 }
+
+/// Layers with recurrent state cannot be trimmed: they go back to where the answer began.
+#[test]
+fn answers_that_are_shown_otherwise_cost_hybrids_no_second_reading() {
+    let toy = Toy::of("qwen3_next");
+    toy.tokenizer();
+    let template = "{% for m in messages %}w1 {% if m.role == 'assistant' %}w5{% else %}{{ m.content }}{% endif %} w2 \
+                    {% endfor %}{% if add_generation_prompt %}w3{% endif %}";
+    let config = serde_json::json!({"chat_template": template});
+    std::fs::write(toy.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let lm = load(toy.path()).unwrap();
+    let mut session = Session::new(&lm, Some("w9 w8 w7 w6")).unwrap();
+    let mut history = vec![Message::system("w9 w8 w7 w6")];
+    for (i, turn) in ["w7 w8 w30 w31", "w20 w21 w22", "w30"].iter().enumerate() {
+        let (mut answer, mut read) = (String::new(), 0);
+        session
+            .send(turn, options(6), &mut |r| {
+                answer.push_str(&r.text);
+                read = r.stats.prompt_tokens;
+                true
+            })
+            .unwrap();
+        history.push(Message::user(*turn));
+        let ids = lm.chat_ids(&history).unwrap();
+        assert_eq!(answer, lm.generate(&ids, options(6)).unwrap(), "turn {i}");
+        // the mark of the answer's start, the answer in short, the new turn
+        let new = [ids.len(), 9, 7][i];
+        assert!(read <= new, "turn {i}: {read} of {} read", ids.len());
+        history.push(Message::assistant(answer));
+    }
+}

@@ -8,11 +8,11 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The case as recorded.
-pub fn case() -> Value {
+/// A case as recorded.
+pub fn case(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/families.jsonl.gz");
     let lines = BufReader::new(GzDecoder::new(fs::File::open(path).unwrap())).lines();
-    let line = lines.map(|l| l.unwrap()).find(|l| l.starts_with(r#"{"case":"qwen3","#)).unwrap();
+    let line = lines.map(|l| l.unwrap()).find(|l| l.starts_with(&format!(r#"{{"case":"{name}","#))).unwrap();
     serde_json::from_str(&line).unwrap()
 }
 
@@ -31,7 +31,11 @@ pub struct Stored {
 
 impl Toy {
     pub fn new() -> Toy {
-        let toy = Toy { dir: tempfile::tempdir().unwrap(), case: case() };
+        Toy::of("qwen3")
+    }
+
+    pub fn of(name: &str) -> Toy {
+        let toy = Toy { dir: tempfile::tempdir().unwrap(), case: case(name) };
         toy.config(&[]);
         toy.weights(|_| {});
         toy

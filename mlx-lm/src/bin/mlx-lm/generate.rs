@@ -103,6 +103,7 @@ pub fn run(mut args: Args) -> Result<()> {
             kv_quant: args.cache.quant(),
             logprobs: args.json,
             progress: Some(Box::new(move |done, total| wait.at(done, total))),
+            ..TokenOptions::default()
         },
         stop: args.stop.clone(),
         ignore_eos: args.ignore_eos,
