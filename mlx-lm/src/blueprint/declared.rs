@@ -20,13 +20,14 @@ pub struct Declared {
 }
 
 /// Kinds that this crate's registry knows.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 13] = [
     "deltanet",
     "full_attention",
     "gated_deltanet",
     "gla",
     "gsa",
     "kda",
+    "lightning",
     "mamba2",
     "mla",
     "moba",

@@ -10,7 +10,7 @@ use crate::weights::Tensors;
 use serde_json::Value;
 
 pub const FAMILY: Family =
-    Family { model_types: &["composed", "hybrid", "", "deltanet", "full_attention"], blueprint, checkpoint };
+    Family { model_types: &["composed", "hybrid", "", "deltanet", "full_attention", "lightning"], blueprint, checkpoint };
 
 /// The model type is a kind of mixer, and the config is not one of the linear-attention library (its heads are
 /// `num_heads`), which has models of the same names.

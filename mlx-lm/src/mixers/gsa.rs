@@ -2,7 +2,7 @@
 
 use super::Mixer;
 use super::heads::{Projections, log_decay};
-use super::linear::{self, chunks};
+use super::linear::{self, Fades, chunks, half};
 use crate::Result;
 use crate::blueprint::{self, SlotMap, SlotOutput};
 use crate::cache::Cache;
@@ -51,8 +51,8 @@ pub(super) fn build(s: &blueprint::Gsa, leaves: &Leaves) -> Result<Gsa> {
     })
 }
 
-/// Tokens whose tables [C, C, M] exist at the same time: some chunks of some tokens.
-const CHUNK: i32 = 16;
+/// Tokens of a chunk, and chunks that are prepared at the same time.
+const CHUNK: i32 = 64;
 const TOGETHER: i32 = 4;
 
 /// Both passes: q, k [B, H, L, K], v [B, H, L, V], log-decays g [B, H, L, M] to o [B, H, L, V] in float32 and the states
@@ -80,28 +80,36 @@ fn slot_scores(q: &Array, k: &Array, s: &Array, g: &Array, state: Option<Array>)
         return (q.matmul(&column(&state)), state);
     }
     let c = CHUNK.min((l as u32).next_power_of_two() as i32);
-    let never = Array::scalar(f32::NEG_INFINITY, Dtype::Float32);
-    let causal = mx::tri(c, None, 0, Dtype::Bool);
     let mut out = Vec::new();
     for at in (0..l).step_by((c * TOGETHER) as usize) {
         let tokens = (l - at).min(c * TOGETHER);
         let [q, k, s, g] = [q, k, s, g].map(|a| chunks(&a.slice_axis(2, at..at + tokens), c));
-        let sum = mx::cumsum(&g, 3);
-        let last = sum.slice_axis(3, c - 1..c);
-        // what a token finds of each earlier one, slot by slot
-        let fading = mx::where_(causal.expand_dims(-1), sum.expand_dims(-2) - sum.expand_dims(-3), &never).exp();
-        let inside = (q.matmul(&column(&k)).expand_dims(-1) * fading * s.expand_dims(-3)).sum(-2);
-        let (fade, written, whole) = (sum.exp(), (&last - &sum).exp() * &s, column(&last.exp()));
+        let fades = Fades::new(&g);
+        let inside = found(&q.matmul(&column(&k)), &s, &fades);
+        let (fade, written, whole) = (fades.since(), fades.until_end() * &s, column(&g.sum_keepdims(3).exp()));
         let nth = |a: &Array, i: i32| a.slice_axis(2, i..i + 1).squeeze(2);
-        let n = q.dim(2);
         let mut parts = Vec::new();
-        for i in 0..n {
-            parts.push(nth(&fade, i) * nth(&q, i).matmul(&column(&state)) + nth(&inside, i));
+        for i in 0..q.dim(2) {
+            parts.push(nth(fade, i) * nth(&q, i).matmul(&column(&state)) + nth(&inside, i));
             state = nth(&whole, i) * state + column(&nth(&written, i)).matmul(&nth(&k, i));
         }
         out.push(mx::concatenate(&parts, 2).slice_axis(2, 0..tokens));
     }
     (mx::concatenate(&out, 2), state)
+}
+
+/// What tokens i of a chunk find of tokens j <= i, slot by slot: sum of w_ij s_j e^(decay from behind j to i), for w
+/// [.., C, C] and s [.., C, M].
+fn found(w: &Array, s: &Array, fades: &Fades) -> Array {
+    let n = s.dim(-2) / 2;
+    if n == 0 {
+        return w * s;
+    }
+    let block = |i: i32, j: i32| half(w, i).slice_axis(-1, j * n..(j + 1) * n);
+    let within = found(&mx::stack(&[block(0, 0), block(1, 1)], -3), &s.unflatten(-2, [2, n]), fades);
+    let (to, from) = fades.across(s, n, true);
+    let part = |i: i32| within.slice_axis(-3, i..i + 1).squeeze(-3);
+    mx::concatenate(&[part(0), part(1) + to * block(1, 0).matmul(&(half(s, 0) * from))], -2)
 }
 
 impl Gsa {

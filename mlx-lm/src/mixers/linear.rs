@@ -2,8 +2,8 @@
 //!
 //! `S[t] = S[t-1] diag(e^g[t]) + v[t] k[t]^T - (S[t-1] r[t]) e[t]^T`, `o[t] = S[t] q[t]`, with S `[V, K]` in float32 and
 //! g <= 0, one number per head or one per key dimension. A step follows the formula; longer inputs go in chunks whose
-//! tokens are all computed at once. Only sums of decays between two tokens are exponentiated, which are never positive:
-//! nothing overflows.
+//! tokens are all computed at once. What is left of a token at a later one is e^(sum of decays between them), or the
+//! product of their exponentials: at most 1, nothing overflows.
 
 use mlx::{self as mx, Array, Dtype, Scan};
 
@@ -29,8 +29,6 @@ pub struct Read<'a> {
 
 /// Tokens of a chunk, a power of two.
 const CHUNK: i32 = 64;
-/// Tokens of which a decay per key dimension gets a table [TABLE, TABLE, K].
-const TABLE: i32 = 8;
 /// Chunks that are prepared at the same time.
 const TOGETHER: i32 = 4;
 
@@ -99,22 +97,24 @@ pub(super) fn chunks(a: &Array, chunk: i32) -> Array {
 
 /// Some chunks: whatever does not need the state of all of them together, then the state from one to the next.
 fn segment(q: &Array, k: &Array, v: &Array, g: &Array, read: Reads, mut s: Array) -> (Array, Array) {
-    let (from_state, whole) = (q * since(g, true).exp(), g.sum_keepdims(3).exp());
-    let into_state = |k: &Array| k * until_end(g).exp();
-    let (mut inside, mut keys) = (pairs(q, k, g, true), into_state(k));
+    let fades = Fades::new(g);
+    let (from_state, whole) = (q * fades.since(), g.sum_keepdims(3).exp());
+    let into_state = |k: &Array| k * fades.until_end();
+    let pairs = |x: &Array, y: &Array, own: bool| fades.pairs(x, y, own);
+    let (mut inside, mut keys) = (pairs(q, k, true), into_state(k));
     // writes that the state does not change, and writes a - b S that it does
     let (mut fixed, mut answers) = (Some(v.clone()), None);
     if let Some((r, under)) = read {
         // what the tokens of a chunk read, u, solves (I + R) u = r e^(decay before) S + what earlier values left there,
         // R of the reads of what earlier tokens took out
-        let solve = unit_lower_inverse(&pairs(&r, under.as_ref().unwrap_or(k), g, false));
-        let b = solve.matmul(&(&r * since(g, false).exp()));
+        let solve = unit_lower_inverse(&pairs(&r, under.as_ref().unwrap_or(k), false));
+        let b = solve.matmul(&(&r * fades.before()));
         match &under {
             // (I + R) (v - u) = v - r e^(decay before) S, as R holds for values, too
             None => (fixed, answers) = (None, Some((solve.matmul(v), b))),
             Some(e) => {
-                answers = Some((-solve.matmul(&pairs(&r, k, g, false).matmul(v)), b));
-                inside = mx::concatenate(&[inside, pairs(q, e, g, true)], 4);
+                answers = Some((-solve.matmul(&pairs(&r, k, false).matmul(v)), b));
+                inside = mx::concatenate(&[inside, pairs(q, e, true)], 4);
                 keys = mx::concatenate(&[keys, into_state(e)], 3);
             }
         }
@@ -132,39 +132,98 @@ fn segment(q: &Array, k: &Array, v: &Array, g: &Array, read: Reads, mut s: Array
     (mx::concatenate(&out, 2), s)
 }
 
-/// Log-decay from the start of a chunk to each of its tokens, with or without the token's own: [.., C, D].
-fn since(g: &Array, own: bool) -> Array {
-    mx::cumsum_with(g, -2, Scan { inclusive: own, ..Scan::default() })
+/// What decays leave of one token at another, within blocks of 1, 2, 4, .. tokens up to a chunk: [.., C, 1 or K] each.
+pub(super) struct Fades {
+    g: Array,
+    blocks: Vec<Block>,
 }
 
-/// Log-decay from behind each token to the end of its chunk.
-fn until_end(g: &Array) -> Array {
-    mx::cumsum_with(g, -2, Scan { reverse: true, inclusive: false, dtype: None })
+/// Products of decays within blocks of some size.
+struct Block {
+    /// From the start of a block to each of its tokens, with the token's own and without.
+    since: Array,
+    before: Array,
+    /// From behind each token to the end of its block.
+    until_end: Array,
 }
 
-/// sum over K of x_i y_j e^(decay from behind j to i) for j <= i, to before i for j < i without i's `own`: [.., C, C],
-/// 0 elsewhere.
-fn pairs(x: &Array, y: &Array, g: &Array, own: bool) -> Array {
-    let n = x.dim(-2);
-    if g.dim(-1) > 1 && n > TABLE {
-        // two halves alike; from one to the other, both factors of e^(to the border) e^(from the border) are at most 1
-        let half = |a: &Array, i: i32| a.slice_axis(-2, i * n / 2..(i + 1) * n / 2);
-        let halves = |a: &Array| a.unflatten(-2, [2, n / 2]);
-        let within = pairs(&halves(x), &halves(y), &halves(g), own);
-        let late = half(x, 1) * since(&half(g, 1), own).exp();
-        let early = half(y, 0) * until_end(&half(g, 0)).exp();
-        return lower(&within, -3, &late.matmul(&column(&early)));
+impl Fades {
+    /// Of log-decays [.., C, 1 or K], C a power of two.
+    pub fn new(g: &Array) -> Fades {
+        let one = mx::ones_like(g);
+        let mut blocks = vec![Block { since: g.exp(), before: one.clone(), until_end: one }];
+        let mut n = 1;
+        while n < g.dim(-2)
+            && let Some(b) = blocks.last()
+        {
+            // two blocks become one: the second starts after all of the first, the first ends after all of the second
+            let pair = |a: &Array| a.unflatten(-2, [-1, 2, n]);
+            let nth = |a: &Array, i: i32| a.slice_axis(-3, i..i + 1);
+            let since = pair(&b.since);
+            let whole = since.slice_axis(-2, n - 1..n);
+            let joined = |a: Array, b: Array| mx::concatenate(&[a, b], -3).flatten(-4, -2);
+            let after_first = |a: &Array| joined(nth(a, 0), nth(a, 1) * nth(&whole, 0));
+            let until_end = pair(&b.until_end);
+            let next = Block {
+                since: after_first(&since),
+                before: after_first(&pair(&b.before)),
+                until_end: joined(nth(&until_end, 0) * nth(&whole, 1), nth(&until_end, 1)),
+            };
+            blocks.push(next);
+            n *= 2;
+        }
+        Fades { g: g.clone(), blocks }
     }
-    let never = Array::scalar(f32::NEG_INFINITY, Dtype::Float32);
-    let mask = mx::tri(n, None, if own { 0 } else { -1 }, Dtype::Bool);
-    let (to, from) = (since(g, own), since(g, true));
-    if g.dim(-1) == 1 {
-        let decay = mx::where_(mask, to - column(&from), &never).exp();
-        return x.matmul(&column(y)) * decay;
+
+    fn chunk(&self) -> &Block {
+        &self.blocks[self.blocks.len() - 1]
     }
-    let difference = to.expand_dims(-2) - from.expand_dims(-3);
-    let decay = mx::where_(mask.expand_dims(-1), &difference, &never).exp();
-    (decay * x.expand_dims(-2) * y.expand_dims(-3)).sum(-1)
+    pub fn since(&self) -> &Array {
+        &self.chunk().since
+    }
+    fn before(&self) -> &Array {
+        &self.chunk().before
+    }
+    pub fn until_end(&self) -> &Array {
+        &self.chunk().until_end
+    }
+
+    /// In each block of `2 n` tokens of something shaped like x [.., 2 n, K]: what is left of the first half's end at the
+    /// tokens of the second, and what is left of the tokens of the first at its end. Both are at most 1.
+    pub fn across(&self, x: &Array, n: i32, own: bool) -> (Array, Array) {
+        let b = &self.blocks[n.trailing_zeros() as usize];
+        let mut shape = x.shape().to_vec();
+        shape.pop();
+        shape.push(self.g.dim(-1));
+        let nth = |f: &Array, i: i32| half(&f.reshape(shape.as_slice()), i);
+        (nth(if own { &b.since } else { &b.before }, 1), nth(&b.until_end, 0))
+    }
+
+    /// sum over K of x_i y_j e^(decay from behind j to i) for j <= i, to before i for j < i without i's `own`: [.., C, C],
+    /// 0 elsewhere.
+    fn pairs(&self, x: &Array, y: &Array, own: bool) -> Array {
+        if self.g.dim(-1) == 1 {
+            let never = Array::scalar(f32::NEG_INFINITY, Dtype::Float32);
+            let mask = mx::tri(x.dim(-2), None, if own { 0 } else { -1 }, Dtype::Bool);
+            let sum = |own: bool| mx::cumsum_with(&self.g, -2, Scan { inclusive: own, ..Scan::default() });
+            let decay = mx::where_(mask, sum(own) - column(&sum(true)), &never).exp();
+            return x.matmul(&column(y)) * decay;
+        }
+        let n = x.dim(-2) / 2;
+        if n == 0 {
+            return if own { (x * y).sum_keepdims(-1) } else { mx::zeros_like(&x.slice_axis(-1, 0..1)) };
+        }
+        let halves = |a: &Array| a.unflatten(-2, [2, n]);
+        let within = self.pairs(&halves(x), &halves(y), own);
+        let (to, from) = self.across(x, n, own);
+        lower(&within, -3, &(half(x, 1) * to).matmul(&column(&(half(y, 0) * from))))
+    }
+}
+
+/// The first or second half of the tokens of x [.., C, K].
+pub(super) fn half(x: &Array, i: i32) -> Array {
+    let n = x.dim(-2) / 2;
+    x.slice_axis(-2, i * n..(i + 1) * n)
 }
 
 /// The matrix of two diagonal blocks, side by side along `axis`, and the one below the first of them.

@@ -12,7 +12,8 @@ use crate::weights::Leaves;
 use mlx::nn::{Leaf, Module};
 use mlx::{self as mx, Array, Dtype};
 
-/// Slot 0 holds the state, the next ones the tails of convolutions, the last one how many tokens each row has seen.
+/// Slot 0 holds the state, the next ones the tails of convolutions, the last one how many tokens each row has seen, so
+/// that a saved state knows it.
 #[derive(Module)]
 pub struct Retention {
     heads: Leaf<Projections>,

@@ -47,6 +47,7 @@ fn every_kind_of_go_mlx_is_registered() {
         "mla",
         "gated_deltanet",
         "kda",
+        "lightning",
     ];
     kinds.iter().for_each(|k| assert!(known.contains(k), "{k} is not in {known:?}"));
 }

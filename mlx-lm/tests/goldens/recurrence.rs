@@ -138,3 +138,25 @@ fn slopes_of_lightning_are_those_of_alibi() {
     // the four of 4 heads, then the first and third of 8
     assert_eq!(all(6), [0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125]);
 }
+
+/// The slowest decay of retention over thousands of tokens, and decays that leave nothing: pieces agree with the whole.
+#[test]
+fn no_length_and_no_decay_overflows() {
+    let l = 3000;
+    let [(q, _), (k, _), (v, _)] = [("q", K), ("k", K), ("v", V)].map(|(n, w)| random(n, l, w, -1.0, 1.0));
+    let slow = mlx::broadcast_to(&mlx_lm::mixers::retention::log_decays(HEADS as i32), [1, HEADS as i32, l as i32, 1]);
+    let fine = random("g", l, K, -1.0, 0.0).0;
+    for g in [slow, fine.clone() * 1e4, fine * 1e30] {
+        let run = |from: i32, to: i32, state: Option<Array>| {
+            let [q, k, v, g] = [&q, &k, &v, &g].map(|a| a.slice_axis(2, from..to));
+            scan(Inputs { q: &q, k: &k, v: &v, g: &g, read: None }, state)
+        };
+        let (whole, last) = run(0, l as i32, None);
+        let (first, state) = run(0, 1777, None);
+        let (second, end) = run(1777, l as i32, Some(state));
+        let parts = mlx::concatenate(&[first, second], 2);
+        close("outputs in two pieces", &parts, &mlx::contiguous(&whole).to_vec::<f32>().unwrap());
+        close("state after two pieces", &end, &mlx::contiguous(&last).to_vec::<f32>().unwrap());
+        assert!(whole.to_vec::<f32>().unwrap().iter().all(|x| x.is_finite()));
+    }
+}
