@@ -20,7 +20,8 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
         _ => SlotMap::Act(feature_map(c, "feature_map")?.unwrap_or(Activation::Silu)),
     };
     let mixer = Gsa {
-        slots: size_or(c, "num_slots", heads.key_dim)?,
+        // a null is as wide as a key
+        slots: size_or(c, "num_slots", if c.is_null("num_slots") { heads.key_dim } else { 64 })?,
         heads,
         normalizer: c.f32_or("gate_logit_normalizer", 8f32)?,
         scale: 1.0,

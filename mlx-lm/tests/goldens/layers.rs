@@ -101,6 +101,10 @@ fn of_config(params: &Value) -> mlx_lm::Result<(Config, Part, String)> {
     };
     let mut config = json!({"model_type": model_type, "num_hidden_layers": 1, "vocab_size": 8, "intermediate_size": 8,
         "rms_norm_eps": 1e-6, "layer_norm_epsilon": 1e-5, "use_bias": false, "use_conv_bias": true});
+    if model_type == "mamba2" {
+        let defaults = [("num_heads", 128), ("head_dim", 64), ("state_size", 128), ("n_groups", 8), ("conv_kernel", 4)];
+        defaults.iter().for_each(|(k, n)| config[*k] = json!(n));
+    }
     for (k, v) in params["args"].as_object().into_iter().flatten() {
         config[k] = v.clone();
     }
@@ -197,7 +201,8 @@ fn published(kind: &str, params: &Value, tensors: &mut Tensors) -> Result<Part, 
             Rc::new(bp::Nsa {
                 hidden: a.int("hidden_size", 2048),
                 heads: a.int("num_heads", 64),
-                kv_heads: a.int("num_kv_heads", 4),
+                kv_heads: a
+                    .int("num_kv_heads", if args.get("num_kv_heads").is_some() { a.int("num_heads", 64) } else { 4 }),
                 head_dim,
                 v_head_dim: head_dim,
                 bias: a.flag("qkv_bias", false),
