@@ -1,51 +1,39 @@
 //! Gated linear attention (gla, simple_gla).
 
 use super::Mixer;
+use super::delta::{Matrices, projection, through};
 use super::heads::{Output, Projections, log_decay};
 use super::linear;
 use crate::Result;
-use crate::blueprint::{self, Forget};
+use crate::blueprint::{self, Forget, Projection};
 use crate::cache::Cache;
 use crate::ffn::activation;
 use crate::parts::Step;
 use crate::weights::Leaves;
-use mlx::nn::{Leaf, Linear, Module};
+use mlx::nn::{Leaf, Module};
 use mlx::{self as mx, Array};
 
 /// Slot 0 holds the state, the next ones the tails of convolutions.
 #[derive(Module)]
 pub struct Gla {
     heads: Leaf<Projections>,
-    gk_proj: Leaf<Forgetting>,
+    gk_proj: Matrices,
     output: Leaf<Output>,
     #[module(skip)]
     spec: blueprint::Gla,
 }
 
-#[derive(Module)]
-struct Forgetting {
-    first: Leaf<Linear>,
-    second: Option<Leaf<Linear>>,
-}
-
-impl Forgetting {
-    fn load(s: &blueprint::Gla, leaves: &Leaves) -> Result<Leaf<Forgetting>> {
-        let h = &s.heads;
-        let one = |rows: i32, bias: bool| {
-            let first = Leaf::new("", leaves.linear("gk_proj", h.hidden, rows, bias)?.into_inner());
-            Ok::<_, crate::Error>(Forgetting { first, second: None })
-        };
-        let rows = h.kv_heads * h.key_dim;
-        let gate = match s.forget {
-            Forget::PerKey => one(rows, false)?,
-            Forget::PerHead => one(h.heads, true)?,
-            Forget::Narrow(width) => {
-                let l = leaves.at("gk_proj");
-                let second = Some(l.linear("1", width, rows, true)?);
-                Forgetting { first: l.linear("0", h.hidden, width, false)?, second }
-            }
-        };
-        Ok(Leaf::new("gk_proj", gate))
+/// The gates' projection, `gk_proj`.
+fn gates(s: &blueprint::Gla, leaves: &Leaves) -> Result<Matrices> {
+    let (h, name) = (&s.heads, "gk_proj");
+    let rows = h.kv_heads * h.key_dim;
+    match s.forget {
+        Forget::PerKey => projection(leaves, &Projection::Full(name.into()), h.hidden, rows),
+        Forget::PerHead => Ok(Leaf::new("", vec![leaves.linear(name, h.hidden, h.heads, true)?])),
+        Forget::Narrow(rank) => {
+            let (first, second) = (format!("{name}.0"), format!("{name}.1"));
+            projection(leaves, &Projection::LowRank { first, second, rank, bias: true }, h.hidden, rows)
+        }
     }
 }
 
@@ -53,7 +41,7 @@ pub(super) fn build(s: &blueprint::Gla, leaves: &Leaves) -> Result<Gla> {
     let h = &s.heads;
     Ok(Gla {
         heads: Projections::load(h, leaves)?,
-        gk_proj: Forgetting::load(s, leaves)?,
+        gk_proj: gates(s, leaves)?,
         output: Output::load(&s.output, leaves, h.hidden, h.heads, h.value_dim)?,
         spec: s.clone(),
     })
@@ -67,8 +55,7 @@ impl Mixer for Gla {
         let act = |a: Array| s.feature_map.map_or(a.clone(), |f| activation::apply(f, &a));
         let (q, k) = (act(p.queries(&q)), p.spread(act(p.keys(&k))));
         let v = p.spread(p.keys(&v));
-        let gate = self.gk_proj.first.forward(x);
-        let gate = self.gk_proj.second.as_ref().map_or(gate.clone(), |second| second.forward(&gate));
+        let gate = through(&self.gk_proj, x);
         let gate = match s.forget {
             Forget::PerHead => gate.swapaxes(1, 2).expand_dims(-1),
             _ => p.spread(p.keys(&gate)),

@@ -1,8 +1,9 @@
 //! Both ends of a linear-attention layer: projections into heads, and from heads to the layer's output.
 
 use super::conv::CausalConv;
+use super::delta::{Matrices, projection, through};
 use crate::Result;
-use crate::blueprint::{HeadGate, HeadOutput, LinearHeads, Norm as NormSpec};
+use crate::blueprint::{HeadGate, HeadOutput, LinearHeads, Norm as NormSpec, Projection};
 use crate::cache::Slots;
 use crate::parts::Norm;
 use crate::weights::Leaves;
@@ -89,36 +90,24 @@ pub fn unit(x: &Array) -> Array {
 #[derive(Module)]
 pub struct Output {
     norm: Option<Leaf<Norm>>,
-    g_proj: Option<Leaf<Gate>>,
+    g_proj: Option<Matrices>,
     o_proj: Leaf<Linear>,
-}
-
-/// The projections of a gate: one matrix, or two.
-#[derive(Module)]
-struct Gate {
-    first: Leaf<Linear>,
-    second: Option<Leaf<Linear>>,
+    #[module(skip)]
+    spec: HeadOutput,
 }
 
 impl Output {
     pub fn load(s: &HeadOutput, leaves: &Leaves, hidden: i32, heads: i32, width: i32) -> Result<Leaf<Output>> {
         let norm = |(name, n): &(String, NormSpec)| Norm::load(leaves, name, n, &[width]);
-        let g_proj = match s.gate {
-            None => None,
-            Some(HeadGate::Silu) => {
-                let first = Leaf::new("", leaves.linear("g_proj", hidden, heads * width, false)?.into_inner());
-                Some(Leaf::new("g_proj", Gate { first, second: None }))
-            }
-            Some(HeadGate::NarrowSigmoid) => {
-                let l = leaves.at("g_proj");
-                let second = Some(l.linear("1", width, heads * width, false)?);
-                Some(Leaf::new("g_proj", Gate { first: l.linear("0", hidden, width, false)?, second }))
-            }
+        let gate = |g: HeadGate| match g {
+            HeadGate::Silu => Projection::Full("g_proj".into()),
+            HeadGate::NarrowSigmoid => Projection::low_rank("g_proj.0", "g_proj.1", width),
         };
         let output = Output {
             norm: s.norm.as_ref().map(norm).transpose()?,
-            g_proj,
+            g_proj: s.gate.map(|g| projection(leaves, &gate(g), hidden, heads * width)).transpose()?,
             o_proj: leaves.linear("o_proj", heads * width, hidden, false)?,
+            spec: s.clone(),
         };
         Ok(Leaf::new("", output))
     }
@@ -127,12 +116,10 @@ impl Output {
     pub fn forward(&self, o: &Array, x: &Array) -> Array {
         let o = o.astype(x.dtype()).transpose([0, 2, 1, 3]);
         let o = self.norm.as_ref().map_or_else(|| o.clone(), |n| n.forward(&o)).flatten(-2, -1);
-        let o = match &self.g_proj {
-            None => o,
-            Some(g) => match &g.second {
-                None => nn::swiglu(&g.first.forward(x), &o),
-                Some(second) => o * second.forward(&g.first.forward(x)).sigmoid(),
-            },
+        let o = match (&self.g_proj, self.spec.gate) {
+            (Some(g), Some(HeadGate::Silu)) => nn::swiglu(&through(g, x), &o),
+            (Some(g), Some(HeadGate::NarrowSigmoid)) => o * through(g, x).sigmoid(),
+            _ => o,
         };
         self.o_proj.forward(&o)
     }
