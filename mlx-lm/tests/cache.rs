@@ -100,6 +100,33 @@ fn prompt_caches_come_back_from_disk_as_they_were() {
 }
 
 /// What new tokens see must start with their chunk, however the prompt is cut and however often old tokens are dropped.
+/// Keys without values are held once; files have zeros beside them, as Python's indexer writes them, which are dropped.
+#[test]
+fn keys_without_values_are_held_once() {
+    let _guard = beside_others();
+    let add = |c: &mut dyn Cache, n: i32, seed: u64| {
+        let k = random(n, seed);
+        let none = k.slice_axis(-1, 0..0);
+        let (keys, values) = c.kv().update(k, none);
+        assert_eq!(values.dim(-1), 0);
+        keys.to_vec::<f32>().unwrap()
+    };
+    let mut c = KvCache::new();
+    add(&mut c, 5, 1);
+    let bytes = c.nbytes();
+    assert_eq!(bytes, 2 * 256 * 32 * 4);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cache.safetensors");
+    let caches: Caches = vec![Box::new(c.clone())];
+    PromptCache::save(&file, &caches, &BTreeMap::new()).unwrap();
+    let (arrays, _) = mx::io::load_safetensors(&file).unwrap();
+    assert_eq!(arrays["0.1"].shape(), arrays["0.0"].shape());
+    assert_eq!(arrays["0.1"].abs().max(()).item::<f32>().unwrap(), 0.0);
+    let mut back = PromptCache::load(&file).unwrap().caches.remove(0);
+    assert_eq!(add(&mut c, 3, 2), add(back.as_mut(), 3, 2));
+    assert_eq!((c.nbytes(), back.nbytes()), (bytes, bytes));
+}
+
 #[test]
 fn chunked_caches_show_the_current_chunk_and_stay_small() {
     let _guard = beside_others();

@@ -48,7 +48,7 @@ pub struct PoolIndexer {
 crate::spec!(CompressedAttention, "compressed_attention", |a| {
     let window = CacheKind::TokenWindow { size: a.window };
     match &a.pool {
-        Some(p) if p.makes => CacheKind::List(vec![window, CacheKind::Kv, CacheKind::OpenGroup]),
+        Some(p) if p.makes => CacheKind::List(vec![window, CacheKind::Kept, CacheKind::OpenGroup]),
         _ => window,
     }
 });

@@ -409,6 +409,8 @@ fn fits(kind: &CacheKind, cache: &mut dyn Cache) -> bool {
             .as_list()
             .is_some_and(|l| l.len() == kinds.len() && kinds.iter().zip(l).all(|(k, c)| fits(k, c.as_mut()))),
         CacheKind::Named(_) => true,
+        CacheKind::TokenWindow { .. } => cache.as_any_mut().is::<TokenWindow>(),
+        CacheKind::OpenGroup => cache.as_any_mut().is::<OpenGroup>(),
         _ => cache.as_kv().is_some(),
     }
 }

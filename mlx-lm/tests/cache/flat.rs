@@ -43,6 +43,8 @@ fn memory_is_flat_over_128_512_1024_and_2048_tokens() {
         ("joined", "qwen3.hd32", joined, None),
         ("chunked", "llama4", plain, None),
         ("latent", "deepseek_v3", plain, None),
+        ("latent, indexed", "deepseek_v32.long", plain, None),
+        ("pooled", "deepseek_v41", plain, None),
         ("slots", "mamba2", plain, None),
         ("list", "falcon_h1", plain, None),
     ] {

@@ -37,6 +37,8 @@ fn prompts_saved_here_go_on_in_python_and_the_other_way_round() {
         ("mamba2", 0, 0),
         ("lfm2", 0, 0),
         ("deepseek_v3", 0, 0),
+        ("deepseek_v32", 0, 0),
+        ("longcat_flash_ngram", 0, 0),
         ("gemma3n", 0, 0),
         ("nemotron_h", 0, 0),
         ("llama4", 0, 0),

@@ -3,8 +3,9 @@
 use crate::{beside_others, case, model};
 use mlx::{Array, Dtype};
 use mlx_lm::Model;
-use mlx_lm::cache::{CacheOptions, Caches, KvLayout, restore, snapshot};
+use mlx_lm::cache::{CacheOptions, Caches, KvLayout, PromptCache, restore, snapshot};
 use mlx_lm::generate::{TokenOptions, Tokens};
+use std::collections::BTreeMap;
 
 fn recorded(name: &str) -> (Vec<u32>, Vec<u32>) {
     let c = case::all("families").into_iter().find(|c| c["case"] == name).unwrap();
@@ -22,7 +23,9 @@ fn greedy(m: &Model, caches: &mut Caches, prompt: &[u32], n: usize, chunk: usize
 #[test]
 fn models_answer_alike_on_pages_and_joined_caches() {
     let _guard = beside_others();
-    for name in ["qwen3", "gemma2", "gpt_oss", "gemma3n", "deepseek_v3", "falcon_h1", "afm7", "smollm3.bf16"] {
+    for name in
+        ["qwen3", "gemma2", "gpt_oss", "gemma3n", "deepseek_v3", "longcat_flash", "falcon_h1", "afm7", "smollm3.bf16"]
+    {
         let (m, (prompt, want)) = (model(name), recorded(name));
         for layout in [KvLayout::Paged { page: 16 }, KvLayout::Paged { page: 5 }, KvLayout::Concatenated] {
             for chunk in [2048, 7] {
@@ -59,6 +62,9 @@ fn snapshots_bring_every_kind_of_layer_back() {
         ("gemma3", plain),
         ("llama4", plain),
         ("deepseek_v3", plain),
+        ("deepseek_v32", plain),
+        ("deepseek_v41", plain),
+        ("longcat_flash_ngram", plain),
     ] {
         let (m, (prompt, _)) = (model(name), recorded(name));
         let fresh = || m.decoder.caches_with(options).unwrap();
@@ -84,5 +90,27 @@ fn snapshots_bring_every_kind_of_layer_back() {
             assert!(again.iter().all(|c| !c.is_trimmable()), "{name}: lengths alone are not a state");
         }
         assert!(restore(&mut Vec::new(), &at).is_err());
+    }
+}
+
+/// Windows, pooled rows, a group that is still open, the last ids of n-grams: what lies in files is the whole state.
+#[test]
+fn a_saved_prompt_goes_on_where_it_stood() {
+    let _guard = beside_others();
+    for name in ["deepseek_v32", "deepseek_v41", "longcat_flash_ngram"] {
+        let (m, (prompt, _)) = (model(name), recorded(name));
+        // the last group of four tokens is not full, or has just been filled
+        for cut in [prompt.len() - 6, prompt.len() - 4, 2] {
+            let (first, rest) = prompt.split_at(cut);
+            let mut caches = m.decoder.caches().unwrap();
+            step(&m, &mut caches, first);
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("prompt.safetensors");
+            PromptCache::save(&file, &caches, &BTreeMap::new()).unwrap();
+            let mut back = m.decoder.adopt_caches(PromptCache::load(&file).unwrap().caches).unwrap();
+            for id in rest {
+                assert_eq!(step(&m, &mut back, &[*id]), step(&m, &mut caches, &[*id]), "{name} after {cut}");
+            }
+        }
     }
 }
