@@ -15,14 +15,6 @@ pub struct OpenGroup {
 }
 
 impl OpenGroup {
-    /// Tokens that wait for their group to fill.
-    pub fn len(&self) -> i32 {
-        self.pending.as_ref().map_or(0, |(rows, _)| rows.dim(1))
-    }
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Adds rows and weights; those of all groups of `size` that are full now, `None` when there is none.
     pub fn close(&mut self, rows: Array, weights: Array, size: i32) -> Option<(Array, Array)> {
         self.offset += rows.dim(1);

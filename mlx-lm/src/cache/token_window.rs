@@ -21,14 +21,6 @@ impl TokenWindow {
         TokenWindow { rows: None, size: size.max(1), offset: 0 }
     }
 
-    /// Rows held before the next update.
-    pub fn len(&self) -> i32 {
-        self.rows.as_ref().map_or(0, |r| r.dim(1))
-    }
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// What was held and the new rows [B, L, D], of which the last `size` are kept.
     pub fn update(&mut self, new: Array) -> Array {
         self.offset += new.dim(1);

@@ -62,9 +62,9 @@ impl Compressor {
 
     /// Adds the rows that x fills, and index keys with an indexer, to the layer's cache, and leaves all of them.
     pub fn run(&self, x: &Array, start: i32, indexer: Option<&Indexer>, step: &Step, cache: &mut dyn Cache) {
-        let open = cache.part(2).of::<OpenGroup>();
-        let first = Position::At((start - open.len()) / self.ratio);
-        let new = self.pool(x, open);
+        // groups begin at token 0: the open one is that of the next token
+        let first = Position::At(start / self.ratio);
+        let new = self.pool(x, cache.part(2).of::<OpenGroup>());
         let kv = cache.part(1).kv();
         let seen = match new {
             None => kv.fetch(),
@@ -79,17 +79,13 @@ impl Compressor {
         };
         let b = x.dim(0);
         let (rows, keys) = seen.unwrap_or_else(|| {
-            let none = mx::zeros([b, 1, 0, self.kv_norm_width()], x.dtype());
+            let none = mx::zeros([b, 1, 0, self.kv_proj.out_features()], x.dtype());
             (none.clone(), none)
         });
         step.put(ROWS, rows);
         if indexer.is_some() {
             step.put(INDEX_KEYS, keys);
         }
-    }
-
-    fn kv_norm_width(&self) -> i32 {
-        self.kv_proj.out_features()
     }
 }
 
