@@ -49,7 +49,10 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
 fn attention(c: &Config, d: &Dims, layer: i32) -> Result<CompressedAttention> {
     let pool = pool(c, layer)?;
     let (rope_dim, out_groups) = (size_or(c, "qk_rope_head_dim", 64)?, size_or(c, "o_groups", 8)?);
-    let heads = d.heads;
+    let (heads, window) = (d.heads, size_or(c, "sliding_window", 128)?);
+    if window == 0 || rope_dim > d.head_dim {
+        return Err(c.error("sliding_window", format!("a window of {window}, {rope_dim} of {} features turn", d.head_dim)));
+    }
     if out_groups == 0 || heads % out_groups != 0 {
         return Err(c.error("o_groups", format!("{out_groups} does not divide {heads} heads")));
     }
@@ -64,7 +67,7 @@ fn attention(c: &Config, d: &Dims, layer: i32) -> Result<CompressedAttention> {
         q_rank: size_or(c, "q_lora_rank", 1280)?,
         rope: rope.traditional(true),
         eps: d.eps,
-        window: size_or(c, "sliding_window", 128)?,
+        window,
         out_groups,
         out_rank: size_or(c, "o_lora_rank", 1024)?,
         pool,
@@ -117,7 +120,8 @@ fn moe(c: &Config, d: &Dims) -> Result<Moe> {
         scoring: match c.str_or("scoring_func", "sqrtsoftplus")? {
             "sigmoid" => Scoring::Sigmoid,
             "softmax" => Scoring::Softmax,
-            _ => Scoring::SqrtSoftplus,
+            "sqrtsoftplus" => Scoring::SqrtSoftplus,
+            other => return Err(c.error("scoring_func", format!("{other:?} is not known"))),
         },
         temperature: c.f32_or("gate_temp", 1.0f32)?,
         correction: Some("gate.e_score_correction_bias".into()),
