@@ -53,6 +53,10 @@ impl Cache for TokenWindow {
     fn each(&self, f: &mut dyn FnMut(&Array)) {
         self.rows.iter().for_each(f);
     }
+    fn nbytes_at(&self, n: i32) -> usize {
+        let row = |r: &Array| r.nbytes() / r.dim(1).max(1) as usize;
+        self.rows.as_ref().map_or(0, row) * n.clamp(0, self.size) as usize
+    }
     fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {
         self.rows = self.rows.take().map(|r| take_rows(&r, rows));
         Ok(())
