@@ -1,4 +1,6 @@
 //! Configs and checkpoint files: what they say, and that hostile ones are errors.
+#[path = "files/codebook.rs"]
+mod codebook;
 #[path = "files/config.rs"]
 mod config;
 #[path = "files/gguf.rs"]
@@ -7,6 +9,8 @@ mod gguf;
 mod gguf_file;
 #[path = "files/gguf_hostile.rs"]
 mod gguf_hostile;
+#[path = "files/gguf_models.rs"]
+mod gguf_models;
 #[path = "goldens/case.rs"]
 #[allow(dead_code)]
 mod goldens;
@@ -14,6 +18,8 @@ mod goldens;
 mod hub;
 #[path = "files/inspect.rs"]
 mod inspect;
+#[path = "files/jang.rs"]
+mod jang;
 #[path = "files/pack.rs"]
 mod pack;
 #[path = "files/random.rs"]

@@ -11,6 +11,6 @@ mod section;
 
 pub use json::{parse as parse_json, read as read_json};
 pub use normal::Config;
-pub use quant::{ForeignQuant, QuantConfig, QuantMode, QuantParams, Quantization};
+pub use quant::{CodedTensor, ForeignQuant, QuantConfig, QuantMode, QuantParams, Quantization};
 pub use rope::{RopeConfig, RopeKind, Yarn};
 pub use section::{Fallback, Section};

@@ -68,7 +68,11 @@ impl Config {
             }
         }
         if !map.contains_key("quantization") && !map.contains_key("quantization_config") {
-            for (name, method) in [("hf_quant_config.json", "modelopt"), ("jang_config.json", "jang")] {
+            for (name, method) in [
+                ("hf_quant_config.json", "modelopt"),
+                ("jang_config.json", "jang"),
+                ("codebook_config.json", "codebook"),
+            ] {
                 let side = dir.join(name);
                 if side.is_file() {
                     let mut q = read(&side)?;

@@ -198,10 +198,27 @@ pub enum ForeignQuant {
         bits: usize,
         role_bits: BTreeMap<String, usize>,
     },
+    /// Vector quantisation (`quant_method` `codebook`): codes of vectors in a book, tensor by tensor.
+    Codebook {
+        tensors: Vec<CodedTensor>,
+    },
     /// A method this crate knows nothing of; loading refuses it.
     Unknown {
         method: String,
     },
+}
+
+/// One tensor of a codebook checkpoint: weight[flat] = book[code[flat / D]][flat % D].
+#[derive(Clone, Debug, PartialEq)]
+pub struct CodedTensor {
+    /// The weight that it stands for.
+    pub tensor: String,
+    /// [out, in]
+    pub shape: [usize; 2],
+    /// The tensor of codes (u8, u16 or u32).
+    pub codes: String,
+    /// The tensor of vectors [entries, D].
+    pub codebook: String,
 }
 
 impl ForeignQuant {
@@ -217,12 +234,13 @@ impl ForeignQuant {
             ForeignQuant::Bitnet { .. } => "bitnet",
             ForeignQuant::ModelOpt { .. } => "modelopt",
             ForeignQuant::Jang { .. } => "jang",
+            ForeignQuant::Codebook { .. } => "codebook",
             ForeignQuant::Unknown { method } => method,
         }
     }
     /// Whether loading can bring these weights into dense or packed form.
     pub fn is_known(&self) -> bool {
-        !matches!(self, ForeignQuant::Jang { .. } | ForeignQuant::Unknown { .. })
+        !matches!(self, ForeignQuant::Unknown { .. })
     }
     /// MLX parameters whose packed form these weights become without loss of what is stored; `None` when they are
     /// dequantised instead.
@@ -355,8 +373,36 @@ fn foreign(q: &Section, method: &str) -> Result<ForeignQuant> {
                 role_bits,
             }
         }
+        "codebook" => {
+            let format = q.str_or("format", "vq")?;
+            if format != "vq" {
+                return Err(q.error("format", format!("unknown codebook format {format:?}; known: vq")));
+            }
+            ForeignQuant::Codebook { tensors: coded(q)? }
+        }
         other => ForeignQuant::Unknown { method: other.to_owned() },
     })
+}
+
+/// The descriptors of a codebook config.
+fn coded(q: &Section) -> Result<Vec<CodedTensor>> {
+    let Some(Value::Array(all)) = q.map().get("tensors") else {
+        return Err(q.error("tensors", "missing or not a list"));
+    };
+    let one = |(i, v): (usize, &Value)| {
+        let Value::Object(map) = v else { return Err(q.error("tensors", format!("entry {i} is not an object"))) };
+        let d = Section::new(format!("quantization_config.tensors.{i}"), map.clone());
+        let tensor = d.str("tensor")?.to_owned();
+        let base = tensor.strip_suffix(".weight").unwrap_or(&tensor).to_owned();
+        let shape = d.opt_usizes("shape")?.and_then(|s| <[usize; 2]>::try_from(s).ok());
+        Ok(CodedTensor {
+            shape: shape.ok_or_else(|| d.error("shape", "expected [out, in]"))?,
+            codes: d.str_or("indices", &format!("{base}.codes"))?.to_owned(),
+            codebook: d.str_or("codebook", &format!("{base}.codebook"))?.to_owned(),
+            tensor,
+        })
+    };
+    all.iter().enumerate().map(one).collect()
 }
 
 /// compressed-tensors: `format` and the weights of its config groups, which must agree.

@@ -3,7 +3,7 @@
 use super::{Decoder, Registry};
 use crate::config::{Config, QuantConfig, Quantization};
 use crate::families;
-use crate::weights::{Checkpoint, Leaves, Tensors, foreign};
+use crate::weights::{Checkpoint, Jang, Leaves, Tensors, foreign};
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -72,7 +72,8 @@ impl Model {
                 foreign::convert(f, &mut tensors)?;
             }
             (family.checkpoint)(&config, &mut tensors)?;
-            Decoder::build_with(blueprint, &registry, Leaves::new(tensors, quant), progress)
+            let jang = foreign.as_ref().and_then(Jang::of);
+            Decoder::build_with(blueprint, &registry, Leaves::with_jang(tensors, quant, jang), progress)
         })
         .map_err(Error::from)??;
         Ok(Model { config, decoder })

@@ -16,6 +16,8 @@ pub fn convert(f: &ForeignQuant, t: &mut Tensors) -> Result<()> {
         ForeignQuant::CompressedTensors { format, .. } if format == "mxfp4-pack-quantized" => words_of_mxfp4(t),
         ForeignQuant::Bitnet { inverse, .. } => unpack_ternary(t, *inverse),
         ForeignQuant::Fp8 { block, .. } => dequantize_fp8(t, block.map_or(128, |b| b[0] as i32)),
+        ForeignQuant::Jang { .. } => super::jang::rename(t),
+        ForeignQuant::Codebook { tensors } => super::codebook::place_all(tensors, t),
         _ => Ok(()),
     }
 }

@@ -129,9 +129,12 @@ fn unpacked(q: &Quantization, info: &TensorInfo) -> u64 {
     let Quantization::Foreign(f) = q else { return n };
     let leaf = info.name.rsplit('.').next().unwrap_or_default();
     match (f, leaf) {
+        // counted by their groups: a stream of bytes does not tell its bits
+        (ForeignQuant::Jang { group_size, .. }, leaf) if leaf.ends_with("scales") => n * *group_size as u64,
         (_, "qzeros" | "g_idx" | "scales" | "weight_scale" | "weight_scale_inv" | "weight_scale_2" | "input_scale") => {
             0
         }
+        (ForeignQuant::Jang { .. }, leaf) if leaf.ends_with("biases") || info.dtype == Dtype::U8 => 0,
         (
             _,
             "weight_shape" | "weight_zero_point" | "weight_global_scale" | "input_global_scale" | "activation_scale",

@@ -1,6 +1,6 @@
 //! What a mixer sees of a checkpoint: leaves by bare name, checked for shape, in whatever form they are stored.
 
-use super::{RandomWeights, Tensors};
+use super::{Jang, RandomWeights, Tensors};
 use crate::config::{QuantConfig, QuantMode};
 use crate::{Error, Result};
 use mlx::nn::{Embedding, Leaf, Linear, Param, SwitchLinear};
@@ -18,6 +18,8 @@ pub struct Leaves {
 struct Shared {
     tensors: RefCell<Tensors>,
     quant: Option<QuantConfig>,
+    /// How streams of bytes are packed, where they are.
+    jang: Option<Jang>,
     /// Answers in place of a checkpoint.
     random: Option<RandomWeights>,
 }
@@ -25,15 +27,18 @@ struct Shared {
 impl Leaves {
     /// The root of a checkpoint, with what its config says of quantisation.
     pub fn new(tensors: Tensors, quant: Option<QuantConfig>) -> Self {
-        Leaves {
-            shared: Rc::new(Shared { tensors: RefCell::new(tensors), quant, random: None }),
-            prefix: String::new(),
-        }
+        Self::with_jang(tensors, quant, None)
+    }
+
+    /// As [`new`](Self::new), of a checkpoint that has a `jang_config.json`.
+    pub fn with_jang(tensors: Tensors, quant: Option<QuantConfig>, jang: Option<Jang>) -> Self {
+        let shared = Shared { tensors: RefCell::new(tensors), quant, jang, random: None };
+        Leaves { shared: Rc::new(shared), prefix: String::new() }
     }
 
     /// No checkpoint: every leaf that is asked for is there, in the shape that is asked for, with random values.
     pub fn random(random: RandomWeights, quant: Option<QuantConfig>) -> Self {
-        let shared = Shared { tensors: RefCell::default(), quant, random: Some(random) };
+        let shared = Shared { tensors: RefCell::default(), quant, jang: None, random: Some(random) };
         Leaves { shared: Rc::new(shared), prefix: String::new() }
     }
 
@@ -100,6 +105,9 @@ impl Leaves {
     pub fn linear(&self, name: &str, input: i32, output: i32, bias: bool) -> Result<Leaf<Linear>> {
         let l = self.at(name);
         let bias = if bias { Some(l.array("bias", &[output])?) } else { None };
+        if let Some([codes, book]) = l.coded(output, input)? {
+            return Ok(Leaf::new(name, Linear::codebook(codes, book, bias)));
+        }
         let linear = match l.packed(&[output], input)? {
             Some(p) => Linear::quantized(p.weight, p.scales, p.biases, p.quant, bias),
             None => Linear::new(l.array("weight", &[output, input])?, bias),
@@ -116,6 +124,9 @@ impl Leaves {
     /// An embedding [rows, dims].
     pub fn embedding(&self, name: &str, rows: i32, dims: i32) -> Result<Leaf<Embedding>> {
         let l = self.at(name);
+        if let Some([codes, book]) = l.coded(rows, dims)? {
+            return Ok(Leaf::new(name, Embedding::codebook(codes, book)));
+        }
         let embedding = match l.packed(&[rows], dims)? {
             Some(p) => Embedding::quantized(p.weight, p.scales, p.biases, p.quant),
             None => Embedding::new(l.array("weight", &[rows, dims])?),
@@ -141,6 +152,20 @@ impl Leaves {
         Ok(Leaf::new(name, switch))
     }
 
+    /// Codes and book of a weight [rows, input], if it is stored so.
+    fn coded(&self, rows: i32, input: i32) -> Result<Option<[Array; 2]>> {
+        if self.shared.random.is_some() || !self.has("codebook") {
+            return Ok(None);
+        }
+        let book = self.array("codebook", &[-1, -1])?;
+        let codes = self.any("weight")?;
+        if codes.shape() != [rows, input / book.dim(1)] || input % book.dim(1) != 0 {
+            let m = format!("codes {:?} of vectors {:?} are no [{rows}, {input}]", codes.shape(), book.shape());
+            return Err(Error::tensor(self.path("weight"), m));
+        }
+        Ok(Some([codes, book]))
+    }
+
     /// The packed form of a weight [..rows, input], if it is stored so.
     fn packed(&self, rows: &[i32], input: i32) -> Result<Option<Packed>> {
         self.stored(rows, input)?.map(Packed::in_one_buffer).transpose()
@@ -153,12 +178,20 @@ impl Leaves {
         if !self.has("scales") {
             return Ok(None);
         }
+        if let Some(jang) = self.shared.jang.as_ref().filter(|_| self.is_bytes("weight")) {
+            let sides = [self.any("weight")?, self.any("scales")?, self.any("biases")?];
+            return jang.packed(&self.prefix, sides, rows, input).map(Some);
+        }
         let shape = |last: i32| rows.iter().copied().chain([last]).collect::<Vec<_>>();
         let weight = self.array("weight", &shape(-1))?;
         let scales = self.array("scales", &shape(-1))?;
         let biases = if self.has("biases") { Some(self.array("biases", scales.shape())?) } else { None };
         let quant = self.quant(&weight, &scales, biases.is_some(), input)?;
         Ok(Some(Packed { weight, scales, biases, quant }))
+    }
+
+    fn is_bytes(&self, name: &str) -> bool {
+        self.shared.tensors.borrow().is_bytes(&self.path(name))
     }
 
     fn packed_random(&self, random: &RandomWeights, rows: &[i32], input: i32) -> Result<Option<Packed>> {
@@ -232,11 +265,11 @@ impl Leaves {
     }
 }
 
-struct Packed {
-    weight: Array,
-    scales: Array,
-    biases: Option<Array>,
-    quant: Quant,
+pub(super) struct Packed {
+    pub weight: Array,
+    pub scales: Array,
+    pub biases: Option<Array>,
+    pub quant: Quant,
 }
 
 impl Packed {

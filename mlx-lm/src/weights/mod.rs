@@ -5,10 +5,12 @@
 //! mixer sees of them ([`Leaves`]). No knowledge of families.
 mod bytes;
 mod checkpoint;
+mod codebook;
 mod dtype;
 pub mod foreign;
 pub mod gguf;
 mod inspect;
+mod jang;
 mod leaves;
 mod packed;
 mod random;
@@ -20,6 +22,7 @@ pub use bytes::Bytes;
 pub use checkpoint::{Checkpoint, Format, GgufOptions};
 pub use dtype::Dtype;
 pub use inspect::{Inspection, QuantCount, inspect, inspect_checkpoint};
+pub use jang::Jang;
 pub use leaves::{Leaves, mode};
 pub use packed::geometry;
 pub use random::RandomWeights;

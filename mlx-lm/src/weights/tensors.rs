@@ -92,6 +92,14 @@ impl Tensors {
             Tensor::Array(_) => None,
         }
     }
+    /// Whether it is made of bytes (uint8).
+    pub fn is_bytes(&self, name: &str) -> bool {
+        match self.map.get(name) {
+            Some(Tensor::Stored { dtype, .. }) => *dtype == Dtype::U8,
+            Some(Tensor::Array(a)) => a.dtype() == mx::Dtype::Uint8,
+            None => false,
+        }
+    }
     /// Takes a tensor out. 8-bit floats come as their bytes (uint8).
     pub fn take(&mut self, name: &str) -> Result<Array> {
         match self.map.remove(name) {

@@ -59,6 +59,15 @@ impl GgufFile {
         }
         self.raw_tensor(name, dims, ty, offset as u64)
     }
+    /// Float values of a row-major shape.
+    pub fn f32s(&mut self, name: &str, shape: &[usize], values: &[f32]) -> &mut Self {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "{name}");
+        let offset = self.data.len().next_multiple_of(32);
+        self.data.resize(offset, 0);
+        self.data.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        let dims: Vec<u64> = shape.iter().rev().map(|&d| d as u64).collect();
+        self.raw_tensor(name, &dims, 0, offset as u64)
+    }
     pub fn raw_tensor(&mut self, name: &str, dims: &[u64], ty: u32, offset: u64) -> &mut Self {
         self.tensors.push((name.into(), dims.to_vec(), ty, offset));
         self

@@ -35,6 +35,12 @@ impl Embedding {
         Embedding { weight: Weight::quantized(weight, scales, biases, quant), adapter: None }
     }
 
+    /// A table of codes [V, D / d] that stand for the vectors of a book [entries, d].
+    #[track_caller]
+    pub fn codebook(codes: Array, book: Array) -> Self {
+        Embedding { weight: Weight::codes(codes, book), adapter: None }
+    }
+
     /// ids: [...] -> [..., D]; ids out of range are clipped to the table.
     #[track_caller]
     pub fn forward(&self, ids: &Array) -> Array {
@@ -71,9 +77,9 @@ impl Embedding {
         }
     }
 
-    /// The table as the ops of `fast` take it; `None` with an adapter, which they do not know.
+    /// The table as the ops of `fast` take it; `None` with an adapter or a codebook, which they do not know.
     pub fn matrix(&self) -> Option<Matrix<'_>> {
-        self.adapter.is_none().then(|| self.weight.matrix())
+        self.weight.matrix().filter(|_| self.adapter.is_none())
     }
 
     /// Number of rows.

@@ -47,6 +47,12 @@ impl Linear {
         Linear { weight: Weight::quantized(weight, scales, biases, quant), bias: bias.map(Param::new), adapter: None }
     }
 
+    /// A layer whose weight is codes [out, in / d] that stand for the vectors of a book [entries, d].
+    #[track_caller]
+    pub fn codebook(codes: Array, book: Array, bias: Option<Array>) -> Self {
+        Linear { weight: Weight::codes(codes, book), bias: bias.map(Param::new), adapter: None }
+    }
+
     /// x: [..., in] -> [..., out]
     #[track_caller]
     pub fn forward(&self, x: &Array) -> Array {
@@ -63,11 +69,15 @@ impl Linear {
     #[track_caller]
     fn base(&self, x: &Array) -> Array {
         match (&self.bias, &self.weight.packed) {
+            (Some(b), None) if self.weight.book.is_some() => self.weight.matmul(x) + b.value(),
             // in one op where it is float32's BLAS or a GPU
             (Some(b), None) if x.dtype().size() > 2 || !crate::stream::is_cpu() => {
                 addmm(b, x, &self.weight.weight.t(), 1.0, 1.0)
             }
-            (Some(b), _) => fast::linear(x, &[self.weight.matrix().with_bias(Some(b))], Fused::default()),
+            (Some(b), _) => match self.weight.matrix() {
+                Some(m) => fast::linear(x, &[m.with_bias(Some(b))], Fused::default()),
+                None => self.weight.matmul(x) + b.value(),
+            },
             (None, _) => self.weight.matmul(x),
         }
     }
@@ -87,9 +97,9 @@ impl Linear {
         }
     }
 
-    /// The layer as the ops of `fast` take it; `None` with an adapter, which they do not know.
+    /// The layer as the ops of `fast` take it; `None` with an adapter or a codebook, which they do not know.
     pub fn matrix(&self) -> Option<Matrix<'_>> {
-        self.adapter.is_none().then(|| self.weight.matrix().with_bias(self.bias.as_deref()))
+        self.weight.matrix().filter(|_| self.adapter.is_none()).map(|m| m.with_bias(self.bias.as_deref()))
     }
 
     /// x W.T alone.

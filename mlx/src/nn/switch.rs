@@ -44,7 +44,9 @@ impl SwitchLinear {
     /// x: [..., 1 or k, 1, in], indices: [..., k] -> [..., k, 1, out]; `sorted` says that the indices ascend.
     #[track_caller]
     pub fn forward(&self, x: &Array, indices: &Array, sorted: bool) -> Array {
-        let matrix = self.weight.matrix().with_bias(self.bias.as_deref());
+        let Some(matrix) = self.weight.matrix().map(|m| m.with_bias(self.bias.as_deref())) else {
+            unreachable!("experts are never made of codes")
+        };
         let y = fast::expert_linear(x, &[matrix], indices, None, sorted);
         match &self.adapter {
             None => y,
@@ -58,7 +60,7 @@ impl SwitchLinear {
 
     /// The experts as the ops of `fast` take them; `None` with an adapter, which they do not know.
     pub fn matrix(&self) -> Option<Matrix<'_>> {
-        self.adapter.is_none().then(|| self.weight.matrix().with_bias(self.bias.as_deref()))
+        self.weight.matrix().filter(|_| self.adapter.is_none()).map(|m| m.with_bias(self.bias.as_deref()))
     }
 
     pub fn in_features(&self) -> i32 {

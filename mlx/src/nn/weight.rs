@@ -1,15 +1,21 @@
-//! A weight in one of its forms: dense, or packed with scales. What `Linear`, `Embedding` and `SwitchLinear` share.
+//! A weight in one of its forms: dense, packed with scales, or codes of a book. What `Linear`, `Embedding` and `SwitchLinear` share.
 
 use super::module::{Param, Path};
 use crate::error::refuse;
 use crate::fast::{self, Fused, Matrix};
 use crate::{Array, Quant};
 
+/// Bytes of a dense block of rows that a product with codes makes at once.
+const BLOCK: i64 = 8 << 20;
+
 /// A weight [..., out, in], dense or quantised along its last axis.
 #[derive(Debug, Clone)]
 pub(super) struct Weight {
+    /// Dense values, packed words, or codes [..., out, in / D].
     pub weight: Param,
     pub packed: Option<Packed>,
+    /// Vectors [entries, D] that codes stand for.
+    pub book: Option<Param>,
 }
 
 /// What a quantised weight has besides its words.
@@ -23,12 +29,20 @@ pub(super) struct Packed {
 
 impl Weight {
     pub fn dense(weight: Array) -> Self {
-        Weight { weight: weight.into(), packed: None }
+        Weight { weight: weight.into(), packed: None, book: None }
+    }
+
+    /// Codes [out, in / D] of the vectors of a book [entries, D].
+    pub fn codes(codes: Array, book: Array) -> Self {
+        if codes.ndim() != 2 || book.ndim() != 2 {
+            refuse("codebook", format!("codes {:?} of vectors {:?}", codes.shape(), book.shape()));
+        }
+        Weight { weight: Param::sealed(codes), packed: None, book: Some(Param::sealed(book)) }
     }
 
     pub fn quantized(weight: Array, scales: Array, biases: Option<Array>, quant: Quant) -> Self {
         let packed = Packed { scales: Param::sealed(scales), biases: biases.map(Param::sealed), quant };
-        Weight { weight: Param::sealed(weight), packed: Some(packed) }
+        Weight { weight: Param::sealed(weight), packed: Some(packed), book: None }
     }
 
     pub fn quant(&self) -> Option<Quant> {
@@ -38,36 +52,66 @@ impl Weight {
     /// Width of the dense last axis.
     pub fn inputs(&self) -> i32 {
         let width = self.weight.dim(-1);
-        self.quant().map_or(width, |q| q.unpacked(width))
+        match &self.book {
+            Some(b) => width * b.dim(-1),
+            None => self.quant().map_or(width, |q| q.unpacked(width)),
+        }
     }
 
     /// The dense weight.
     #[track_caller]
     pub fn to_dense(&self) -> Array {
+        if let Some(book) = &self.book {
+            return book.take(&self.weight, 0).flatten(-2, -1);
+        }
         match &self.packed {
             None => self.weight.value().clone(),
             Some(p) => crate::dequantize(&self.weight, &p.scales, p.biases.as_deref(), p.quant, None),
         }
     }
 
-    /// The weight as the ops of `fast` take it.
-    pub fn matrix(&self) -> Matrix<'_> {
-        match &self.packed {
-            None => Matrix::dense(&self.weight),
-            Some(p) => Matrix::quantized(&self.weight, &p.scales, p.biases.as_deref(), p.quant),
+    /// The weight as the ops of `fast` take it, which know no codes.
+    pub fn matrix(&self) -> Option<Matrix<'_>> {
+        match (&self.book, &self.packed) {
+            (Some(_), _) => None,
+            (None, None) => Some(Matrix::dense(&self.weight)),
+            (None, Some(p)) => Some(Matrix::quantized(&self.weight, &p.scales, p.biases.as_deref(), p.quant)),
         }
+    }
+
+    /// x @ weight.T block by block of rows: the dense weight never exists as a whole.
+    #[track_caller]
+    fn matmul_codes(&self, x: &Array, book: &Array) -> Array {
+        let (out, width) = (self.weight.dim(0), self.inputs());
+        let rows =
+            (BLOCK / (i64::from(width.max(1)) * book.dtype().size() as i64)).clamp(1, i64::from(out.max(1))) as i32;
+        let parts: Vec<Array> = (0..out)
+            .step_by(rows as usize)
+            .map(|at| {
+                let codes = self.weight.slice_axis(0, at..out.min(at + rows));
+                x.matmul(&book.take(&codes, 0).flatten(-2, -1).astype(x.dtype()).t())
+            })
+            .collect();
+        crate::concatenate(&parts, -1)
     }
 
     /// x @ weight.T for a weight [out, in].
     #[track_caller]
     pub fn matmul(&self, x: &Array) -> Array {
-        fast::linear(x, &[self.matrix()], Fused::default())
+        match (self.matrix(), &self.book) {
+            (Some(m), _) => fast::linear(x, &[m], Fused::default()),
+            (None, Some(book)) => self.matmul_codes(x, book),
+            (None, None) => unreachable!("only codes have no matrix"),
+        }
     }
 
     /// Rows of the dense form.
     #[track_caller]
     pub fn rows(&self, ids: &Array) -> Array {
-        if let Some(rows) = fast::embed_fused(ids, &self.matrix(), 1.0) {
+        if let Some(book) = &self.book {
+            return book.take(&self.weight.take(ids, 0), 0).flatten(-2, -1);
+        }
+        if let Some(rows) = self.matrix().and_then(|m| fast::embed_fused(ids, &m, 1.0)) {
             return rows;
         }
         match &self.packed {
@@ -101,13 +145,16 @@ impl Weight {
     /// Makes the weight dense; it is trained only if it was before.
     #[track_caller]
     pub fn dequantize(&mut self) {
-        if self.packed.is_some() {
-            *self = Weight { weight: Param::frozen(self.to_dense()), packed: None };
+        if self.packed.is_some() || self.book.is_some() {
+            *self = Weight { weight: Param::frozen(self.to_dense()), packed: None, book: None };
         }
     }
 
     pub fn visit(&self, path: &mut Path, f: &mut dyn FnMut(&str, &Param)) {
         path.enter("weight", |p| f(p.as_str(), &self.weight));
+        if let Some(book) = &self.book {
+            path.enter("codebook", |p| f(p.as_str(), book));
+        }
         if let Some(packed) = &self.packed {
             path.enter("scales", |p| f(p.as_str(), &packed.scales));
             if let Some(biases) = &packed.biases {
@@ -118,6 +165,9 @@ impl Weight {
 
     pub fn visit_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, &mut Param)) {
         path.enter("weight", |p| f(p.as_str(), &mut self.weight));
+        if let Some(book) = &mut self.book {
+            path.enter("codebook", |p| f(p.as_str(), book));
+        }
         if let Some(packed) = &mut self.packed {
             path.enter("scales", |p| f(p.as_str(), &mut packed.scales));
             if let Some(biases) = &mut packed.biases {

@@ -32,6 +32,8 @@ pub struct Arch {
     pub permuted: bool,
     /// Norm weights are stored as w + 1.
     pub norm_plus_one: bool,
+    /// Tensors of a layer whose rows are joined here: the target's stem and the stems of its parts, in order.
+    pub joins: &'static [(&'static str, &'static [&'static str])],
     /// Config entries that need more than a copy.
     pub fix: Option<Fix>,
 }
@@ -128,9 +130,27 @@ const GPT_OSS: &[Row] = &[
     ("ffn_up_exps", "mlp.experts.up_proj"),
     ("ffn_down_exps", "mlp.experts.down_proj"),
 ];
-/// mlx-lm's olmo is the original layout: [`super::model`] joins q, k, v and up, gate.
+/// mlx-lm's olmo is the original layout, which joins q, k, v and up, gate.
 const OLMO_TOP: &[Row] = &[("token_embd", "model.transformer.wte"), ("output", "model.transformer.ff_out")];
 const OLMO: &[Row] = &[("attn_output", "attn_out"), ("ffn_down", "ff_out")];
+
+const GRANITE_HYBRID: &[Row] = &[
+    ("ssm_in", "mamba.in_proj"),
+    ("ssm_conv1d", "mamba.conv1d"),
+    ("ssm_dt.bias", "mamba.dt_bias"),
+    ("ssm_a", "mamba.A_log"),
+    ("ssm_d", "mamba.D"),
+    ("ssm_norm", "mamba.norm"),
+    ("ssm_out", "mamba.out_proj"),
+    ("ffn_down_shexp", "shared_mlp.output_linear"),
+    ("ffn_gate_inp", "block_sparse_moe.router.layer"),
+];
+/// DeepSeek's first models: plain attention, shared experts under another name.
+const DEEPSEEK1: &[Row] = &[
+    ("ffn_gate_shexp", "mlp.shared_experts.gate_proj"),
+    ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
+    ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
+];
 
 const COMMON: &[Row] = &[
     ("block_count", "num_hidden_layers"),
@@ -198,6 +218,7 @@ const LLAMA: Arch = Arch {
     keys: &[COMMON, RMS],
     permuted: true,
     norm_plus_one: false,
+    joins: &[],
     fix: Some(config::llama),
 };
 const PLAIN: Arch = Arch { permuted: false, fix: None, ..LLAMA };
@@ -208,6 +229,16 @@ pub const ARCHS: &[Arch] = &[
     Arch { name: "mistral3", keys: &[COMMON, RMS], model_type: "ministral3", fix: Some(config::ministral3), ..LLAMA },
     Arch { name: "qwen2", model_type: "qwen2", ..PLAIN },
     Arch { name: "qwen3", model_type: "qwen3", ..PLAIN },
+    Arch { name: "qwen2vl", model_type: "qwen2", ..PLAIN },
+    Arch { name: "qwen3vl", model_type: "qwen3", ..PLAIN },
+    Arch {
+        name: "qwen3vlmoe",
+        model_type: "qwen3_moe",
+        layer: &[PRE, ATTENTION, MLP, EXPERTS],
+        keys: &[MOE, COMMON, RMS],
+        fix: Some(config::qwen3_moe),
+        ..PLAIN
+    },
     Arch {
         name: "qwen2moe",
         model_type: "qwen2_moe",
@@ -276,6 +307,14 @@ pub const ARCHS: &[Arch] = &[
         ..PLAIN
     },
     Arch {
+        name: "deepseek",
+        model_type: "deepseek",
+        layer: &[DEEPSEEK1, PRE, ATTENTION, MLP, EXPERTS],
+        keys: &[DEEPSEEK, COMMON, RMS],
+        fix: Some(config::deepseek1),
+        ..LLAMA
+    },
+    Arch {
         name: "deepseek2",
         model_type: "deepseek_v3",
         layer: &[MLA, PRE, ATTENTION, MLP, EXPERTS],
@@ -311,16 +350,45 @@ pub const ARCHS: &[Arch] = &[
         ..LLAMA
     },
     Arch {
+        name: "granitehybrid",
+        model_type: "granitemoehybrid",
+        layer: &[GRANITE_HYBRID, SPARSE, PRE, ATTENTION, MLP],
+        keys: &[
+            &[
+                ("expert_shared_feed_forward_length", "shared_intermediate_size"),
+                ("ssm.conv_kernel", "mamba_d_conv"),
+                ("ssm.state_size", "mamba_d_state"),
+                ("ssm.group_count", "mamba_n_groups"),
+                ("ssm.time_step_rank", "mamba_n_heads"),
+            ],
+            LOCAL_MOE,
+            GRANITE,
+            COMMON,
+            RMS,
+        ],
+        joins: &[("shared_mlp.input_linear", &["ffn_gate_shexp", "ffn_up_shexp"])],
+        fix: Some(config::granite_hybrid),
+        ..LLAMA
+    },
+    Arch {
         name: "olmo",
         model_type: "olmo",
         top: &[OLMO_TOP],
         layer: &[OLMO],
         layers: "model.transformer.blocks.",
         keys: &[OLMO_KEYS],
+        joins: &[("att_proj", &["attn_q", "attn_k", "attn_v"]), ("ff_proj", &["ffn_up", "ffn_gate"])],
         fix: Some(config::olmo),
         ..LLAMA
     },
-    Arch { name: "olmo2", model_type: "olmo2", layer: &[POST, ATTENTION, MLP], fix: Some(config::scaling), ..PLAIN },
+    Arch {
+        name: "olmo2",
+        model_type: "olmo2",
+        layer: &[POST, ATTENTION, MLP],
+        keys: &[COMMON, RMS, WINDOW],
+        fix: Some(config::olmo2),
+        ..PLAIN
+    },
     Arch { name: "olmoe", model_type: "olmoe", layer: &[PRE, ATTENTION, EXPERTS], keys: &[MOE, COMMON, RMS], ..PLAIN },
     Arch { name: "smollm3", model_type: "smollm3", fix: Some(config::smollm3), ..LLAMA },
     Arch {
@@ -355,6 +423,11 @@ pub const MIXTRAL: Arch =
 pub const NOT_WEIGHTS: &[&str] = &["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
 
 impl Arch {
+    /// Whether a tensor is a part of a joined one.
+    pub fn is_joined(&self, name: &str) -> bool {
+        let stem = name.strip_prefix("blk.").and_then(|r| r.split_once('.')).and_then(|(_, r)| r.rsplit_once('.'));
+        stem.is_some_and(|(stem, _)| self.joins.iter().any(|(_, parts)| parts.contains(&stem)))
+    }
     /// The Hugging Face name of a tensor.
     pub fn rename(&self, name: &str) -> Option<String> {
         let Some(rest) = name.strip_prefix("blk.") else { return stem(self.top, name) };

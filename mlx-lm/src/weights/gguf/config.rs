@@ -344,6 +344,54 @@ pub(super) fn olmo(facts: &Facts, map: &mut Map<String, Json>) -> Result<()> {
     Ok(())
 }
 
+/// A window makes olmo2 olmo3.
+pub(super) fn olmo2(facts: &Facts, map: &mut Map<String, Json>) -> Result<()> {
+    if map.contains_key("sliding_window") {
+        map.insert("model_type".into(), "olmo3".into());
+        if let Some(pattern) = facts.get("attention.sliding_window_pattern").and_then(Value::to_i64s) {
+            let kind = |slides: &i64| if *slides != 0 { "sliding_attention" } else { "full_attention" };
+            map.insert("layer_types".into(), pattern.iter().map(kind).collect::<Vec<_>>().into());
+        }
+    }
+    scaling(facts, map)
+}
+
+/// The first DeepSeek models: a plain softmax over all experts.
+pub(super) fn deepseek1(facts: &Facts, map: &mut Map<String, Json>) -> Result<()> {
+    for key in ["qk_rope_head_dim", "v_head_dim"] {
+        map.remove(key);
+    }
+    if map.remove("norm_topk_prob").is_some_and(|v| v == true) {
+        return Err(facts.error("expert_weights_norm", "normalised weights are not supported"));
+    }
+    if map.remove("routed_scaling_factor").and_then(|v| v.as_f64()).is_some_and(|f| f != 1.0) {
+        return Err(facts.error("expert_weights_scale", "another factor than 1 is not supported"));
+    }
+    scaling(facts, map)
+}
+
+/// Layers without KV heads are mamba layers; rotations are only where the file says so.
+pub(super) fn granite_hybrid(facts: &Facts, map: &mut Map<String, Json>) -> Result<()> {
+    granite(facts, map)?;
+    let layers = facts.usize("block_count")?;
+    let kv = match facts.get("attention.head_count_kv") {
+        Some(v) => v.to_i64s().unwrap_or_else(|| vec![v.as_i64().unwrap_or(0); layers]),
+        None => return Err(facts.error("attention.head_count_kv", "missing")),
+    };
+    let kind = |n: &i64| if *n > 0 { "attention" } else { "mamba" };
+    map.insert("layer_types".into(), kv.iter().map(kind).collect::<Vec<_>>().into());
+    map.insert("num_key_value_heads".into(), kv.iter().max().copied().unwrap_or(0).into());
+    let turns = facts.get("rope.scaling.finetuned").and_then(Value::as_bool).unwrap_or(false);
+    map.insert("position_embedding_type".into(), if turns { "rope" } else { "nope" }.into());
+    if let (Some(inner), Some(heads)) = (facts.f64("ssm.inner_size"), facts.f64("ssm.time_step_rank")) {
+        map.insert("mamba_d_head".into(), ((inner / heads.max(1.0)) as u64).into());
+    }
+    let tensors = || facts.parts.iter().flat_map(|p| &p.tensors);
+    map.insert("mamba_conv_bias".into(), tensors().any(|t| t.name.ends_with("ssm_conv1d.bias")).into());
+    map.insert("mamba_proj_bias".into(), tensors().any(|t| t.name.ends_with("ssm_in.bias")).into());
+    Ok(())
+}
+
 pub(super) fn cohere(facts: &Facts, map: &mut Map<String, Json>) -> Result<()> {
     map.insert("use_qk_norm".into(), facts.has_tensor("blk.0.attn_q_norm.weight").into());
     scaling(facts, map)

@@ -49,6 +49,8 @@ enum Piece {
     Biases,
     /// Dense values, minus this offset (gemma's norms).
     Dense(f32),
+    /// ln(-v): the decays of mamba, stored as -exp(A_log).
+    LogOfMinus,
     /// k_b `[H, rank, nope]` and v_b `[H, v, rank]` put back together as kv_b `[H * (nope + v), rank]`.
     JoinKv,
 }
@@ -123,7 +125,9 @@ impl GgufModel {
                 Piece::Weight => affine::weight(tensor.ty, &raw),
                 Piece::Scales => affine::scales(tensor.ty, &raw, output.info.dtype),
                 Piece::Biases => affine::biases(tensor.ty, &raw, output.info.dtype),
-                Piece::Dense(offset) => dense(tensor.ty, &raw, output.info.dtype, offset),
+                Piece::Dense(0.0) if plain(tensor.ty) == Some(output.info.dtype) => Ok(raw.to_vec()),
+                Piece::Dense(offset) => dense(tensor.ty, &raw, output.info.dtype, |v| v - offset),
+                Piece::LogOfMinus => dense(tensor.ty, &raw, output.info.dtype, |v| (-v).ln()),
                 Piece::JoinKv => Err("has no parts to join".into()),
             }
             .map_err(|m| fail(format!("{m} (GGUF name {})", tensor.name)))?;
@@ -169,16 +173,10 @@ fn arch(name: &str, parts: &[Gguf]) -> Result<Arch> {
     })
 }
 
-fn dense(ty: GgmlType, raw: &[u8], dtype: Dtype, offset: f32) -> Result<Vec<u8>, String> {
-    if offset == 0.0 {
-        return match plain(ty) {
-            Some(same) if same == dtype => Ok(raw.to_vec()),
-            _ => affine::dense(ty, raw, dtype),
-        };
-    }
+fn dense(ty: GgmlType, raw: &[u8], dtype: Dtype, f: impl Fn(f32) -> f32) -> Result<Vec<u8>, String> {
     let mut values = vec![0f32; raw.len() / ty.block_bytes() * ty.block()];
     super::blocks::dequantize(ty, raw, &mut values)?;
-    values.iter_mut().for_each(|v| *v -= offset);
+    values.iter_mut().for_each(|v| *v = f(*v));
     let mut out = vec![0u8; values.len() * dtype.size()];
     affine::narrow(&values, dtype, &mut out)?;
     Ok(out)
@@ -221,7 +219,7 @@ impl Builder<'_> {
         for (p, part) in self.parts.iter().enumerate() {
             for (t, tensor) in part.tensors.iter().enumerate() {
                 let name = &tensor.name;
-                if NOT_WEIGHTS.contains(&name.as_str()) || (self.arch.name == "olmo" && olmo_part(name)) {
+                if NOT_WEIGHTS.contains(&name.as_str()) || self.arch.is_joined(name) {
                     continue;
                 }
                 if self.joins_kv() && (name.ends_with(".attn_k_b.weight") || name.ends_with(".attn_v_b.weight")) {
@@ -240,7 +238,7 @@ impl Builder<'_> {
                 self.add(target, vec![source])?;
             }
         }
-        if self.arch.name == "olmo" { self.olmo() } else { Ok(()) }
+        self.join_rows()
     }
 
     /// DeepSeek V2 keeps kv_b whole; V3 wants it split, as newer files have it.
@@ -265,17 +263,21 @@ impl Builder<'_> {
         let name = self.arch.rename(&format!("{prefix}attn_kv_b.weight")).ok_or_else(fail)?;
         let source = |(part, tensor, _): (usize, usize, &GgufTensor)| Source { part, tensor, heads: None };
         let sources = [source(k), source(v)];
-        self.insert(name, self.options.dense, shape, &sources, Piece::JoinKv)
+        let dtype = plain(k.2.ty).filter(|_| k.2.ty == v.2.ty).unwrap_or(self.options.dense);
+        self.insert(name, dtype, shape, &sources, Piece::JoinKv)
     }
 
-    /// OLMo's layout joins q, k, v and up, gate.
-    fn olmo(&mut self) -> Result<()> {
-        for i in 0..self.map.get("n_layers").and_then(Json::as_u64).unwrap_or(0) {
-            for (to, from) in
-                [("att_proj", &["attn_q", "attn_k", "attn_v"][..]), ("ff_proj", &["ffn_up", "ffn_gate"][..])]
-            {
+    /// Tensors that are one here and several in the file; layers that have none of the parts have no joined one.
+    fn join_rows(&mut self) -> Result<()> {
+        let layers = ["num_hidden_layers", "n_layers"].iter().find_map(|k| self.map.get(*k)?.as_u64()).unwrap_or(0);
+        for i in 0..layers {
+            for (to, from) in self.arch.joins {
+                let there = |stem: &&str| self.find(&format!("blk.{i}.{stem}.weight")).is_ok();
+                if !from.iter().any(there) {
+                    continue;
+                }
                 let mut sources = vec![];
-                for stem in from {
+                for stem in *from {
                     let (p, t, tensor) = self.find(&format!("blk.{i}.{stem}.weight"))?;
                     sources.push(self.source(p, t, tensor)?);
                 }
@@ -353,13 +355,25 @@ impl Builder<'_> {
                 Ok(())
             }
             _ => {
-                // short convolutions: [C, K] -> [C, K, 1]
-                if name.ends_with("conv.conv.weight") && shape.len() == 2 {
-                    shape.push(1);
+                let leaf = name.rsplit_once("mamba.").map_or("", |(_, leaf)| leaf);
+                match (&shape[..], leaf) {
+                    // convolutions: [C, K] -> [C, K, 1]
+                    (&[_, _], "conv1d.weight") => shape.push(1),
+                    (&[_, _], _) if name.ends_with("conv.conv.weight") => shape.push(1),
+                    // llama.cpp's per-head and per-group shapes are flat here
+                    (&[heads, 1], "A_log" | "D") => shape = vec![heads],
+                    (&[groups, n], "norm.weight") => shape = vec![groups * n],
+                    // a row of a matrix may have lost its first axis
+                    (&[n], _) if name.ends_with("shared_expert_gate.weight") => shape = vec![1, n],
+                    _ => {}
                 }
                 let kept = plain(first.ty).filter(|_| same && !(self.options.half && follows_hidden(&first.name)));
                 let dtype = kept.unwrap_or(self.options.dense);
-                self.insert(name, dtype, shape, &sources, Piece::Dense(if norm { 1.0 } else { 0.0 }))
+                let piece = match leaf {
+                    "A_log" => Piece::LogOfMinus,
+                    _ => Piece::Dense(if norm { 1.0 } else { 0.0 }),
+                };
+                self.insert(name, dtype, shape, &sources, piece)
             }
         }
     }
@@ -380,10 +394,6 @@ impl Builder<'_> {
             Some(_) => Err(Error::tensor(name, "two tensors of the file have this name here")),
         }
     }
-}
-
-fn olmo_part(name: &str) -> bool {
-    ["attn_q.", "attn_k.", "attn_v.", "ffn_up.", "ffn_gate."].iter().any(|s| name.contains(s))
 }
 
 /// The most frequent parameters are the default, the others are listed.
