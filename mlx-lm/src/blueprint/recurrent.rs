@@ -22,7 +22,8 @@ pub struct Mamba2 {
     /// Heads of a group share B and C: head h uses group h / (heads / groups).
     pub groups: i32,
     pub kernel: i32,
-    pub bias: bool,
+    /// Of the input and of the output projection.
+    pub bias: [bool; 2],
     pub conv_bias: bool,
     /// Bounds of the time steps.
     pub dt_limit: (f32, f32),

@@ -40,7 +40,7 @@ fn mamba(c: &Config, d: &Dims) -> Result<Mamba2> {
         state: size(c, "mamba_d_state")?,
         groups: size_or(c, "mamba_n_groups", 1)?,
         kernel: size_or(c, "mamba_d_conv", 4)?,
-        bias: c.flag_or("mamba_proj_bias", false)?,
+        bias: [c.flag_or("mamba_proj_bias", false)?, c.flag_or("projectors_bias", false)?],
         conv_bias: c.flag_or("mamba_conv_bias", true)?,
         dt_limit: (0.0, f32::INFINITY),
         eps: d.eps,
@@ -49,9 +49,6 @@ fn mamba(c: &Config, d: &Dims) -> Result<Mamba2> {
         skip: Skip::PerHead,
         dt_bias: true,
     };
-    if c.flag_or("projectors_bias", false)? != m.bias {
-        return Err(c.error("projectors_bias", "differs from mamba_proj_bias, which is not supported"));
-    }
     check_groups(c, "mamba_n_groups", m)
 }
 

@@ -58,7 +58,7 @@ fn mamba(c: &Config, d: &Dims) -> Result<Mamba2> {
         state: size(c, "mamba_d_state")?,
         groups: size_or(c, "mamba_n_groups", 1)?,
         kernel: size(c, "mamba_d_conv")?,
-        bias: c.flag_or("mamba_proj_bias", false)?,
+        bias: [c.flag_or("mamba_proj_bias", false)?; 2],
         conv_bias: c.flag_or("mamba_conv_bias", true)?,
         dt_limit: time_step_limit(c, (0.001, 100.0))?,
         eps: d.eps,

@@ -34,7 +34,7 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
                 true => Branch::mixer("input_layernorm", rms(&d), "self_attn", attention.clone()),
                 false => Branch::mixer("input_layernorm", rms(&d), "mamba", mamba.clone()),
             };
-            let ffn = match experts > 1 && i % period == offset {
+            let ffn = match experts > 1 && (i + offset) % period == 0 {
                 true => Branch::ffn("pre_ff_layernorm", rms(&d), "feed_forward", moe.clone()),
                 false => Branch::ffn("pre_ff_layernorm", rms(&d), "feed_forward", swiglu(&d)),
             };

@@ -57,7 +57,7 @@ fn mamba(c: &Config, hidden: i32, eps: f32) -> Result<Mamba2> {
         state: size(c, "ssm_state_size")?,
         groups: size(c, "n_groups")?,
         kernel: size(c, "conv_kernel")?,
-        bias: c.flag("mamba_proj_bias")?,
+        bias: [c.flag("mamba_proj_bias")?; 2],
         conv_bias: c.flag("use_conv_bias")?,
         dt_limit: time_step_limit(c, (0.0, f32::INFINITY))?,
         eps,

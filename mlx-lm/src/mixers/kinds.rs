@@ -128,7 +128,7 @@ fn mamba2(d: &Declared, l: &Leaves) -> Result<Part> {
         state: shared / (2 * groups),
         groups,
         kernel,
-        bias: l.has("in_proj.bias"),
+        bias: [l.has("in_proj.bias"), l.has("out_proj.bias")],
         conv_bias: l.has("conv1d.bias"),
         dt_limit: (0.0, f32::INFINITY),
         eps: d.eps,

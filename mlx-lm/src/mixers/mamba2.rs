@@ -84,14 +84,14 @@ pub(super) fn build(s: &blueprint::Mamba2, leaves: &Leaves) -> Result<Mamba2> {
         Skip::PerChannel => Some(inner),
     };
     Ok(Mamba2 {
-        in_proj: leaves.linear("in_proj", s.hidden, inner + conv + s.heads, s.bias)?,
+        in_proj: leaves.linear("in_proj", s.hidden, inner + conv + s.heads, s.bias[0])?,
         conv1d: CausalConv::load(leaves, "conv1d", conv, s.kernel, s.conv_bias)?,
         space: StateSpace::load(leaves, [s.heads, s.groups], s.dt_limit, skip, s.dt_bias)?,
         norm: match s.norm {
             GatedNorm::None => None,
             _ => Some(leaves.param("norm.weight", &[inner])?),
         },
-        out_proj: leaves.linear("out_proj", inner, s.hidden, s.bias)?,
+        out_proj: leaves.linear("out_proj", inner, s.hidden, s.bias[1])?,
         spec: s.clone(),
     })
 }

@@ -235,7 +235,7 @@ fn published(kind: &str, params: &Value, tensors: &mut Tensors) -> Result<Part, 
                 state: a.int("state_size", 128),
                 groups: a.int("n_groups", 1),
                 kernel: a.int("conv_kernel", 4),
-                bias: a.flag("use_bias", false),
+                bias: [a.flag("use_bias", false); 2],
                 conv_bias: a.flag("use_conv_bias", true),
                 dt_limit: match args["dt_limit"].as_array() {
                     Some(l) => (case::float(&l[0]), case::float(&l[1])),

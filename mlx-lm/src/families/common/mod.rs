@@ -73,7 +73,8 @@ pub fn read_dims(c: &Config, layers: &str) -> Result<Dims> {
         return Err(c.error("num_attention_heads", "must not be 0"));
     }
     let kv_heads = size_or(c, "num_key_value_heads", heads)?;
-    if kv_heads == 0 || heads % kv_heads != 0 {
+    // latent attention has no key heads that queries share
+    if kv_heads == 0 || (heads % kv_heads != 0 && !c.has("kv_lora_rank")) {
         return Err(c.error("num_key_value_heads", format!("{kv_heads} does not divide {heads} heads")));
     }
     Ok(Dims {
