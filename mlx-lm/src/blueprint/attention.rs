@@ -41,6 +41,8 @@ pub struct Attention {
     pub query_scale: Option<QueryScale>,
     /// Leaf name of one learned factor per query head, after rotation and norm (talkie).
     pub q_gain: Option<String>,
+    /// Norm without leaves on each head's output, before the gate (muse_spark).
+    pub head_norm: Option<Norm>,
     /// Leaf name and kind of a norm before the output projection (bitnet).
     pub o_norm: Option<(String, Norm)>,
     /// Leaf names of the steps to whose multiples keys and values are rounded, within 8 bits (afm7).
@@ -220,6 +222,7 @@ impl Attention {
             value_scale: None,
             query_scale: None,
             q_gain: None,
+            head_norm: None,
             o_norm: None,
             kv_rounding: None,
             kv_conv: None,

@@ -63,6 +63,8 @@ pub enum Clip {
     Activated(f32),
     /// act(min(gate, limit)) (deepseek_v41).
     Gate(f32),
+    /// g sigmoid(alpha g) (up + 1), g = min(gate, limit), whatever the activation is (gpt_oss, minimax_m3).
+    Oai { alpha: f32, limit: f32 },
 }
 
 /// Leaf names of an MLP.
@@ -126,14 +128,14 @@ impl Mlp {
             activation: Activation::Silu,
             names: MlpNames::Gated { gate: "gate_proj".into(), up: "up_proj".into(), down: "down_proj".into() },
             bias: false,
-            limit: None,
+            limit: Limit::None,
             inner_norm: None,
         }
     }
     /// down(act(up(x))) without a gate.
     pub fn plain(hidden: i32, inner: i32, activation: Activation, up: &str, down: &str) -> Self {
         let names = MlpNames::Plain { up: up.into(), down: down.into() };
-        Mlp { hidden, inner, activation, names, bias: false, limit: None, inner_norm: None }
+        Mlp { hidden, inner, activation, names, bias: false, limit: Limit::None, inner_norm: None }
     }
     /// The leaf names of a gated MLP.
     pub fn gated_as(self, gate: &str, up: &str, down: &str) -> Self {

@@ -42,7 +42,7 @@ pub use longcat::{NgramEmbeddings, ShortcutLayer};
 pub use mla::{Indexer, Mla, MlaLayout};
 pub use moe::{DualMoe, Experts, GroupScore, Groups, Latent, Moe, Router, RouterWeights, Scoring, Shared};
 pub use norm::{Norm, NormKind};
-pub use per_layer::{AltUp, AltUpLayer, EmbedSkip, KeepEmbeddings, LayerInput, PerLayerInputs};
+pub use per_layer::{AltUp, AltUpLayer, EmbedSkip, GatedLayer, KeepEmbeddings, LayerInput, PerLayerInputs};
 pub use recurrent::{Beside, GatedNorm, Mamba, Mamba2, MambaNorms, PlamoMamba, RgLru, ShortConv, Skip};
 pub use residual::{ResidualBranch, ResidualLayer, ResidualMix};
 pub use rope::{Rope, RopeScaling};
@@ -156,6 +156,8 @@ pub struct Head {
     pub gain: Option<String>,
     /// `cap * tanh(logits / cap)`.
     pub softcap: Option<f32>,
+    /// Hidden states are rounded to bf16 first, and logits are float32 (muse_spark).
+    pub bf16_input: bool,
     /// Logits of these ids become -infinity.
     pub forbidden: Vec<u32>,
 }
@@ -310,6 +312,7 @@ impl Blueprint {
                 scale: 1.0,
                 gain: None,
                 softcap: None,
+                bf16_input: false,
                 forbidden: Vec::new(),
             },
             prologue: None,

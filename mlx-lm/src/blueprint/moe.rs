@@ -24,7 +24,7 @@ pub struct Moe {
     pub shared: Option<Shared>,
 }
 
-/// The way into the space of the experts and back (kimi_k3, nemotron_h).
+/// The way into the space of the experts and back (kimi_k3, muse_spark, nemotron_h).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Latent {
     pub width: i32,
@@ -32,7 +32,11 @@ pub struct Latent {
     pub down: String,
     pub up: String,
     pub bias: bool,
-    /// Leaf name and kind of a norm on what the experts give.
+    /// Leaf path and kind of a norm on what experts get.
+    pub input_norm: Option<(String, Norm)>,
+    /// Of a norm on what each expert gives, before they are weighed.
+    pub expert_norm: Option<(String, Norm)>,
+    /// Of a norm on what all of them give.
     pub norm: Option<(String, Norm)>,
 }
 
@@ -43,8 +47,6 @@ pub enum Experts {
     Gated(Activation),
     /// As `Gated`, with gate and up clipped to a limit.
     Clipped { activation: Activation, clip: Clip },
-    /// gpt_oss: gate * sigmoid(1.702 gate) * (up + 1), clipped to +- limit.
-    Oai { alpha: f32, limit: f32 },
     /// down(act(up)), with these leaf names.
     Plain { activation: Activation, up: String, down: String },
 }

@@ -13,6 +13,8 @@ pub enum NormKind {
     Rms { offset: f32 },
     /// x / rms(x), without a weight.
     RmsPlain,
+    /// x * weight / rms(x * weight) (muse_spark).
+    RmsOfWeighted,
     /// (x - mean) / std * (weight + offset) (+ bias).
     Layer { bias: bool, offset: f32 },
     /// (x - mean) / std, without weight and bias.

@@ -54,6 +54,21 @@ pub struct AltUpLayer {
     pub index: i32,
 }
 
+/// One layer whose float32 stream is mixed with its branches by learned factors per feature (muse_spark):
+/// `x = alpha x + beta norm(branch(norm(x)))`, attention, then experts.
+#[derive(Debug, Clone)]
+pub struct GatedLayer {
+    pub attention: super::Attention,
+    pub moe: super::Moe,
+    /// On what goes into both branches.
+    pub norm: super::Norm,
+    /// On what comes out of the experts; attention's output has one of the same eps without a weight.
+    pub post_norm: super::Norm,
+    /// The first layer: it brings embeddings to length, and rounds attention's input to bf16.
+    pub first: bool,
+}
+
+crate::spec!(GatedLayer, "gated_layer", |l| l.attention.cache.clone());
 crate::spec!(AltUp, "altup");
 crate::spec!(AltUpLayer, "altup_layer", |l| l.attention.cache.clone());
 crate::spec!(KeepEmbeddings, "keep_embeddings");

@@ -78,14 +78,17 @@ impl Head {
         let matrix = self.linear.as_ref().map_or_else(|| embed.tokens.matrix(), |l| l.matrix())?;
         let few = h.size() / h.dim(-1).max(1) as usize <= 8;
         let around = mx::fast::Fused { norm: Some(norm), ..Default::default() };
-        few.then(|| self.finish(mx::fast::linear(h, &[matrix], around)))
+        (few && !self.spec.bf16_input).then(|| self.finish(mx::fast::linear(h, &[matrix], around)))
     }
 
     pub fn forward(&self, h: &Array, embed: &Embed) -> Array {
-        self.finish(match &self.linear {
+        let rounded = self.spec.bf16_input.then(|| h.astype(Dtype::Bfloat16));
+        let h = rounded.as_ref().unwrap_or(h);
+        let logits = match &self.linear {
             Some(l) => l.forward(h),
             None => embed.tokens.as_linear(h),
-        })
+        };
+        self.finish(if rounded.is_some() { logits.astype(Dtype::Float32) } else { logits })
     }
 
     /// Scale, cap and forbidden ids.

@@ -4,6 +4,7 @@ mod altup;
 mod block;
 mod declared;
 mod direct;
+mod gated;
 mod head;
 mod headroom;
 mod hyper;
@@ -41,6 +42,7 @@ impl Registry {
         residual::register(&mut r);
         hyper::register(&mut r);
         shortcut::register(&mut r);
+        gated::register(&mut r);
         r
     }
 }

@@ -3,7 +3,7 @@
 use super::Family;
 use super::common::{Dims, dims, llama_layer, rms, size_or, sliding_layers};
 use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Experts, Moe, Rope, Router};
+use crate::blueprint::{Activation, Attention, Blueprint, Clip, Experts, Moe, Rope, Router};
 use crate::config::Config;
 use crate::weights::Tensors;
 
@@ -21,7 +21,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let (experts, top_k) = (size_or(c, "num_local_experts", 128)?, size_or(c, "num_experts_per_tok", 4)?);
     let mut moe = Moe::swiglu(d.hidden, d.inner, experts, top_k, router);
     moe.experts_name = "experts".into();
-    moe.body = Experts::Oai { alpha: 1.702, limit: 7.0 };
+    moe.body = Experts::Clipped { activation: Activation::Silu, clip: Clip::Oai { alpha: 1.702, limit: 7.0 } };
     moe.bias = true;
     let layers = sliding_layers(c, d.layers, |i| i % 2 == 0)?
         .into_iter()

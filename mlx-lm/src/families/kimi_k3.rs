@@ -106,6 +106,8 @@ fn moe(c: &Config, d: &Dims, act: Activation) -> Result<Moe> {
                 down: "routed_expert_down_proj".into(),
                 up: "routed_expert_up_proj".into(),
                 bias: false,
+                input_norm: None,
+                expert_norm: None,
                 norm: normed.then(|| ("routed_expert_norm".into(), Norm::rms(d.eps))),
             })
         }

@@ -107,6 +107,7 @@ families! {
     mla,
     moba,
     muse_glimmer,
+    muse_spark,
     nanbeige,
     nanochat,
     nemotron,

@@ -89,7 +89,7 @@ fn moe(c: &Config, hidden: i32) -> Result<Moe> {
     if let Some(width) = c.opt_usize("moe_latent_size")? {
         let (width, bias) = (fit(c, "moe_latent_size", width)?, c.flag("mlp_bias")?);
         let [down, up] = ["fc1_latent_proj", "fc2_latent_proj"].map(String::from);
-        moe.latent = Some(Latent { width, down, up, bias, norm: None });
+        moe.latent = Some(Latent { width, down, up, bias, input_norm: None, expert_norm: None, norm: None });
     }
     if c.has("n_shared_experts") {
         let shared = mlp(c, hidden, size(c, "moe_shared_expert_intermediate_size")?)?;

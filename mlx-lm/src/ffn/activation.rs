@@ -62,5 +62,9 @@ pub fn clipped(activation: Activation, gate: &Array, up: &Array, clip: Clip) -> 
     match clip {
         Clip::Activated(limit) => mx::minimum(apply(activation, gate), limit) * within(limit),
         Clip::Gate(limit) => gated(activation, &mx::minimum(gate, limit), &within(limit)),
+        Clip::Oai { alpha, limit } => {
+            let gate = mx::minimum(gate, limit);
+            &gate * (&gate * alpha).sigmoid() * (within(limit) + 1.0)
+        }
     }
 }

@@ -64,11 +64,6 @@ impl Experts {
         let inner = match (&self.body, gate) {
             (Body::Gated(a), Some(gate)) => activation::gated(*a, &gate, &up),
             (Body::Clipped { activation: a, clip }, Some(gate)) => activation::clipped(*a, &gate, &up, *clip),
-            (Body::Oai { alpha, limit }, Some(gate)) => {
-                let gate = mx::minimum(&gate, *limit);
-                let up = mx::clip(&up, Some(-limit), Some(*limit));
-                &gate * (&gate * *alpha).sigmoid() * (up + 1.0)
-            }
             (Body::Plain { activation: a, .. }, _) => activation::apply(*a, &up),
             (_, None) => up,
         };

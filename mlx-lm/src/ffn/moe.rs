@@ -14,10 +14,8 @@ use mlx::{self as mx, Array, Dtype, nn};
 pub struct Moe {
     gate: Leaf<Gate>,
     correction: Option<Leaf<Param>>,
-    latent_down: Option<Leaf<Linear>>,
     experts: Leaf<Experts>,
-    latent_norm: Option<Leaf<Norm>>,
-    latent_up: Option<Leaf<Linear>>,
+    latent: Option<Leaf<Latent>>,
     shared: Option<Leaf<Box<dyn Ffn>>>,
     shared_gate: Option<Leaf<Linear>>,
     #[module(skip)]
@@ -63,16 +61,13 @@ impl Module for Gate {
 }
 
 pub(super) fn build(s: &blueprint::Moe, leaves: &Leaves, r: &Registry) -> Result<Moe> {
-    let (shared, latent) = (s.shared.as_ref(), s.latent.as_ref());
-    let norm = latent.and_then(|l| l.norm.as_ref().map(|(name, n)| Norm::load(leaves, name, n, &[l.width])));
+    let shared = s.shared.as_ref();
     let choices = s.experts + s.zero_experts;
     Ok(Moe {
         gate: Gate::load(s, choices, leaves)?,
         correction: s.router.correction.as_ref().map(|name| leaves.param(name, &[choices])).transpose()?,
-        latent_down: latent.map(|l| leaves.linear(&l.down, s.hidden, l.width, l.bias)).transpose()?,
-        latent_norm: norm.transpose()?,
-        latent_up: latent.map(|l| leaves.linear(&l.up, l.width, s.hidden, l.bias)).transpose()?,
         experts: Leaf::new(s.experts_name.as_str(), Experts::load(s, &leaves.at(&s.experts_name))?),
+        latent: s.latent.as_ref().map(|l| Latent::load(l, s.hidden, leaves)).transpose()?,
         shared: shared
             .map(|sh| {
                 Ok::<_, crate::Error>(Leaf::new(sh.name.as_str(), r.build_ffn(sh.part.as_ref(), &leaves.at(&sh.name))?))
@@ -86,6 +81,36 @@ pub(super) fn build(s: &blueprint::Moe, leaves: &Leaves, r: &Registry) -> Result
             .transpose()?,
         spec: s.clone(),
     })
+}
+
+/// What lies around experts of another width.
+#[derive(Module)]
+struct Latent {
+    down: Leaf<Linear>,
+    input_norm: Option<Leaf<Norm>>,
+    expert_norm: Option<Leaf<Norm>>,
+    norm: Option<Leaf<Norm>>,
+    up: Leaf<Linear>,
+}
+
+impl Latent {
+    fn load(s: &blueprint::Latent, hidden: i32, leaves: &Leaves) -> Result<Leaf<Latent>> {
+        let norm = |n: &Option<(String, blueprint::Norm)>| {
+            n.as_ref().map(|(name, n)| Norm::load(leaves, name, n, &[s.width])).transpose()
+        };
+        let latent = Latent {
+            down: leaves.linear(&s.down, hidden, s.width, s.bias)?,
+            input_norm: norm(&s.input_norm)?,
+            expert_norm: norm(&s.expert_norm)?,
+            norm: norm(&s.norm)?,
+            up: leaves.linear(&s.up, s.width, hidden, s.bias)?,
+        };
+        Ok(Leaf::new("", latent))
+    }
+}
+
+fn normed(n: &Option<Leaf<Norm>>, x: Array) -> Array {
+    n.as_ref().map_or(x.clone(), |n| n.forward(&x))
 }
 
 /// Chooses experts: logits [.., E] -> (indices [.., K], weights [.., K]).
@@ -173,18 +198,18 @@ impl Ffn for Moe {
             kept = Some(mx::where_(&zero, &weights, 0.0).sum_keepdims(-1));
             (indices, weights) = (mx::where_(&zero, 0, &indices), mx::where_(&zero, 0.0, &weights));
         }
-        let inner = self.latent_down.as_ref().map_or_else(|| x.clone(), |l| l.forward(x));
+        let latent = self.latent.as_ref();
+        let input = latent.map_or_else(|| x.clone(), |l| normed(&l.input_norm, l.down.forward(x)));
         let mut y = match self.spec.weigh_input {
             // one expert per token: one weight per row
-            true => self.experts.forward(&(inner * weights.astype(x.dtype())), &indices).sum(-2),
-            false => (self.experts.forward(&inner, &indices) * weights.expand_dims(-1)).sum(-2).astype(x.dtype()),
+            true => self.experts.forward(&(input * weights.astype(x.dtype())), &indices).sum(-2),
+            false => {
+                let y = self.experts.forward(&input, &indices);
+                let y = latent.map_or(y.clone(), |l| normed(&l.expert_norm, y));
+                (y * weights.expand_dims(-1)).sum(-2).astype(x.dtype())
+            }
         };
-        if let Some(n) = &self.latent_norm {
-            y = n.forward(&y);
-        }
-        if let Some(l) = &self.latent_up {
-            y = l.forward(&y);
-        }
+        y = latent.map_or(y.clone(), |l| l.up.forward(&normed(&l.norm, y.clone())));
         if let Some(weight) = kept {
             y = y + x * weight.astype(x.dtype());
         }
@@ -212,7 +237,7 @@ impl Ffn for Moe {
             && s.softcap.is_none()
             && s.temperature == 1.0
             && !self.spec.weigh_input;
-        let apart = self.shared.is_some() || self.spec.zero_experts > 0 || self.spec.latent.is_some();
+        let apart = self.shared.is_some() || self.spec.zero_experts > 0 || self.latent.is_some();
         if !few || !plain || apart || !around.residual {
             return None;
         }

@@ -31,6 +31,8 @@ pub struct Attention {
     #[module(skip)]
     v_norm: Option<Norm>,
     #[module(skip)]
+    head_norm: Option<Norm>,
+    #[module(skip)]
     rope: Option<Rope>,
     #[module(skip)]
     spec: blueprint::Attention,
@@ -82,6 +84,7 @@ pub(super) fn build(s: &blueprint::Attention, leaves: &Leaves) -> Result<Attenti
         sinks: s.sinks.as_ref().map(|name| leaves.param(name, &[s.heads])).transpose()?,
         gate: Gate::load(s.gate.as_ref(), leaves, s.hidden, s.heads, v_dim)?,
         v_norm: s.v_norm.as_ref().map(Norm::plain).transpose()?,
+        head_norm: s.head_norm.as_ref().map(Norm::plain).transpose()?,
         rope: s.rope.as_ref().map(Rope::new),
         spec: s.clone(),
     })
@@ -279,7 +282,10 @@ impl Mixer for Attention {
         if s.tiled_kv {
             o = regroup(&o, s.kv_heads, s.heads / s.kv_heads);
         }
-        let o = o.astype(dtype).transpose([0, 2, 1, 3]);
+        let mut o = o.astype(dtype).transpose([0, 2, 1, 3]);
+        if let Some(n) = &self.head_norm {
+            o = n.forward(&o);
+        }
         let mut o = match &self.gate {
             Some(g) => g.apply(o, x),
             None => o.reshape([b, l, -1]),
@@ -300,6 +306,7 @@ impl Mixer for Attention {
             && !s.tiled_kv
             && self.q_gain.is_none()
             && self.o_norm.is_none()
+            && self.head_norm.is_none()
             && self.k_step.is_none()
             && self.k_taps.is_none()
             && s.blocks.is_none()

@@ -36,7 +36,7 @@ impl Norm {
         let l = leaves.at(name);
         let take = |leaf: &str| l.array(leaf, shape).map(Param::new).map(Some);
         let (weight, bias) = match spec.kind {
-            NormKind::Rms { .. } => (take("weight")?, None),
+            NormKind::Rms { .. } | NormKind::RmsOfWeighted => (take("weight")?, None),
             NormKind::Layer { bias, .. } => (take("weight")?, if bias { take("bias")? } else { None }),
             NormKind::RmsPlain | NormKind::LayerPlain => (None, None),
         };
@@ -72,6 +72,10 @@ impl Norm {
         let weight = self.factor();
         match self.spec.kind {
             NormKind::Rms { .. } | NormKind::RmsPlain => fast::rms_norm(x, weight.as_ref(), self.spec.eps),
+            NormKind::RmsOfWeighted => {
+                let weighted = weight.map_or_else(|| x.clone(), |w| x * w.astype(x.dtype()));
+                fast::rms_norm(&weighted, None, self.spec.eps)
+            }
             NormKind::Layer { .. } | NormKind::LayerPlain => {
                 fast::layer_norm(x, weight.as_ref(), self.bias.as_ref().map(Param::value), self.spec.eps)
             }
@@ -83,6 +87,7 @@ impl Norm {
         let Some(w) = self.factor().filter(|w| w.ndim() == 2) else { return self.forward(x) };
         let plain = match self.spec.kind {
             NormKind::Rms { .. } | NormKind::RmsPlain => fast::rms_norm(x, None, self.spec.eps),
+            NormKind::RmsOfWeighted => return self.forward(x),
             NormKind::Layer { .. } | NormKind::LayerPlain => fast::layer_norm(x, None, None, self.spec.eps),
         };
         plain * w.expand_dims(1)

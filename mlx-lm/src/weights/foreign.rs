@@ -132,6 +132,16 @@ pub fn repack_microscaled(t: &mut Tensors) -> Result<()> {
     Ok(())
 }
 
+/// A gate g of a residual stream becomes the factors of the branch, beta = sigmoid(g / 0.3), and of the stream,
+/// alpha = sqrt(1 - beta^2), at least sqrt(1e-3) (muse_spark).
+pub fn residual_gate(t: &mut Tensors, name: &str, [alpha, beta]: &[String; 2]) -> Result<()> {
+    let w = t.take(name)?.astype(mx::Dtype::Float32) / 0.3;
+    let b = w.sigmoid();
+    t.insert(alpha, mx::maximum((-w).sigmoid() * (&b + 1.0), 1e-3).sqrt());
+    t.insert(beta, b);
+    Ok(())
+}
+
 /// BitNet's ternary matrices become MLX's 2-bit affine form: row r + i * out / 4 of codes 0, 1, 2 (for -1, 0, 1) lies in
 /// bits 2i, 2i + 1 of packed row r [out / 4, in]; one `weight_scale` multiplies all, or divides when `inverse`.
 fn unpack_ternary(t: &mut Tensors, inverse: bool) -> Result<()> {

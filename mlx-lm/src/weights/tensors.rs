@@ -170,6 +170,13 @@ impl Tensors {
         self.insert(to, mx::catch(|| a.unflatten(0, [n, -1]))?);
         Ok(())
     }
+    /// Reorders the rows of each head of `width` rows: those of pairs (i, i + width / 2) become neighbours.
+    pub fn interleave_halves(&mut self, name: &str, width: i32) -> Result<()> {
+        let a = self.take(name)?;
+        let rows = mx::catch(|| a.unflatten(0, [-1, 2, width / 2]).swapaxes(1, 2).flatten(0, 2))?;
+        self.insert(name, mx::contiguous(&rows));
+        Ok(())
+    }
     /// Divides each row of a matrix by its length plus `eps`.
     pub fn unit_rows(&mut self, name: &str, eps: f32) -> Result<()> {
         self.change(name, |w| {
@@ -260,6 +267,11 @@ impl Tensors {
     /// Adds a number to every tensor whose name `which` accepts (norms published as weight - 1).
     pub fn shift_where(&mut self, which: impl Fn(&str) -> bool, by: f32) -> Result<()> {
         self.change_where(which, |a| a + by)
+    }
+
+    /// Rounds every tensor whose name `which` accepts to bf16.
+    pub fn round_bf16_where(&mut self, which: impl Fn(&str) -> bool) -> Result<()> {
+        self.change_where(which, |a| a.astype(mx::Dtype::Bfloat16))
     }
 
     /// Multiplies every tensor whose name `which` accepts (falcon_h1's multipliers).
