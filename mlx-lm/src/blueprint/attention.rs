@@ -51,6 +51,9 @@ pub struct Attention {
     /// slots, and the keys and values.
     pub kv_conv: Option<(String, String)>,
     pub blocks: Option<BlockSparse>,
+    /// Which blocks of keys are seen. The cache is a list then, or without an index if the family's is: the keys and
+    /// values, and the index keys.
+    pub index: Option<BlockIndex>,
     pub cache: CacheKind,
 }
 
@@ -153,6 +156,23 @@ pub struct BlockSparse {
     pub stride: i32,
 }
 
+/// Small queries and keys that choose blocks of keys per query (minimax_m3), leaves `index_q_proj`, `index_k_proj`,
+/// `index_q_norm`, `index_k_norm`.
+#[derive(Debug, Clone)]
+pub struct BlockIndex {
+    /// Index heads; each serves as many neighbouring query heads.
+    pub heads: i32,
+    pub head_dim: i32,
+    /// Keys per block.
+    pub size: i32,
+    /// Blocks that a query sees.
+    pub top: i32,
+    /// How many of them are the query's own and those right before it.
+    pub local: i32,
+    pub norm: Norm,
+    pub rope: Rope,
+}
+
 /// sigmoid(q * k) * v, feature by feature, with keys and values convolved over time (gear).
 #[derive(Debug, Clone)]
 pub struct ConvGate {
@@ -227,6 +247,7 @@ impl Attention {
             kv_rounding: None,
             kv_conv: None,
             blocks: None,
+            index: None,
             cache: CacheKind::Kv,
         }
     }

@@ -25,8 +25,8 @@ pub mod rwkv7;
 pub mod sparse;
 
 pub use attention::{
-    Attention, BlockSparse, ConvGate, FusedQkv, KvShare, Looped, OutputGate, Projections, QkNorm, QkNormKind,
-    QueryScale,
+    Attention, BlockIndex, BlockSparse, ConvGate, FusedQkv, KvShare, Looped, OutputGate, Projections, QkNorm,
+    QkNormKind, QueryScale,
 };
 pub use cache::CacheKind;
 pub use compressed::{CompressedAttention, HyperLayer, HyperStreams, Pool, PoolIndexer};

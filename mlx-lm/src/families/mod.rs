@@ -100,6 +100,7 @@ families! {
     minicpm,
     minicpm3,
     minimax,
+    minimax_m3,
     ministral3,
     mistral3,
     mistral4,

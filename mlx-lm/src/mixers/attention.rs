@@ -1,8 +1,8 @@
 //! Softmax attention over grouped KV heads (llama, qwen, gemma, ... and `full_attention` of composed models).
 
-use super::{Mixer, blocks::block_mask, gate::Gate, rope::Rope};
+use super::{Mixer, block_index::BlockIndex, blocks::block_mask, gate::Gate, rope::Rope};
 use crate::Result;
-use crate::blueprint::{self, FusedQkv, KvShare, OutputGate, Projections, QkNormKind};
+use crate::blueprint::{self, CacheKind, FusedQkv, KvShare, OutputGate, Projections, QkNormKind};
 use crate::cache::{Attend, Cache, Position, Slots, sdpa};
 use crate::parts::{Around, Norm, SharedKv, Step};
 use crate::weights::Leaves;
@@ -28,6 +28,7 @@ pub struct Attention {
     k_taps: Option<Leaf<Param>>,
     v_taps: Option<Leaf<Param>>,
     gate: Option<Leaf<Gate>>,
+    index: Option<Leaf<BlockIndex>>,
     #[module(skip)]
     v_norm: Option<Norm>,
     #[module(skip)]
@@ -83,6 +84,7 @@ pub(super) fn build(s: &blueprint::Attention, leaves: &Leaves) -> Result<Attenti
         q_gain: s.q_gain.as_ref().map(|name| leaves.param(name, &[s.heads])).transpose()?,
         sinks: s.sinks.as_ref().map(|name| leaves.param(name, &[s.heads])).transpose()?,
         gate: Gate::load(s.gate.as_ref(), leaves, s.hidden, s.heads, v_dim)?,
+        index: s.index.as_ref().map(|i| BlockIndex::load(i, s.hidden, leaves)).transpose()?,
         v_norm: s.v_norm.as_ref().map(Norm::plain).transpose()?,
         head_norm: s.head_norm.as_ref().map(Norm::plain).transpose()?,
         rope: s.rope.as_ref().map(Rope::new),
@@ -231,11 +233,23 @@ impl Mixer for Attention {
         if let Some(scale) = s.value_scale {
             v = v * scale;
         }
+        let mut chosen = None;
         let cache = if let (Some(k_taps), Some(v_taps)) = (&self.k_taps, &self.v_taps) {
             let slots = cache.part(0).slots();
             k = two_taps(&k, k_taps.value(), slots, 0);
             v = two_taps(&v, v_taps.value(), slots, 1);
             cache.part(1)
+        } else if let Some(index) = &self.index {
+            let causal = step.mask_with(cache.part(0).kv(), l, s.window, true);
+            let (keys, seen) = index.choose(x, &causal, cache.part(1).kv(), s.heads);
+            // index keys are computed with this step, lest their graph grow from step to step
+            if let [with] = mx::depends(&[&k], &[&keys]).as_slice() {
+                k = with.clone();
+            }
+            chosen = Some(seen);
+            cache.part(0)
+        } else if matches!(s.cache, CacheKind::List(_)) {
+            cache.part(0)
         } else {
             cache
         };
@@ -257,9 +271,10 @@ impl Mixer for Attention {
         if let Some(g) = &self.q_gain {
             q = &q * g.astype(q.dtype()).reshape([-1, 1, 1]);
         }
-        let mask = match &s.blocks {
-            None => step.mask(kv, l, s.window),
-            Some(b) => block_mask(b, s.heads, &step.mask_with(kv, l, None, true), &start, l, q.dtype()),
+        let mask = match (chosen, &s.blocks) {
+            (Some(mask), _) => mask,
+            (None, None) => step.mask(kv, l, s.window),
+            (None, Some(b)) => block_mask(b, s.heads, &step.mask_with(kv, l, None, true), &start, l, q.dtype()),
         };
         let dtype = q.dtype();
         if s.f32_scores {
@@ -310,6 +325,7 @@ impl Mixer for Attention {
             && self.k_step.is_none()
             && self.k_taps.is_none()
             && s.blocks.is_none()
+            && s.index.is_none()
             && s.clip_qkv.is_none()
             && self.v_norm.is_none()
             && !s.f32_scores

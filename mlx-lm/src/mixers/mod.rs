@@ -5,6 +5,7 @@
 
 mod attention;
 mod beside;
+mod block_index;
 mod blocks;
 mod compressed;
 pub mod conv;

@@ -13,13 +13,28 @@ pub fn convert(f: &ForeignQuant, t: &mut Tensors) -> Result<()> {
             unpack_columns(t, *bits as i32, *group_size as i32)
         }
         ForeignQuant::CompressedTensors { format, .. } if format == "pack-quantized" => unpack_int4(t),
-        ForeignQuant::CompressedTensors { format, .. } if format == "mxfp4-pack-quantized" => words_of_mxfp4(t),
+        ForeignQuant::CompressedTensors { format, .. } if format == "mxfp4-pack-quantized" => {
+            words(t, "weight_packed", "weight_scale")
+        }
+        ForeignQuant::Mxfp8 { .. } => words(t, "weight", "weight_scale_inv"),
         ForeignQuant::Bitnet { inverse, .. } => unpack_ternary(t, *inverse),
         ForeignQuant::Fp8 { block, .. } => dequantize_fp8(t, block.map_or(128, |b| b[0] as i32)),
         ForeignQuant::Jang { .. } => super::jang::rename(t),
         ForeignQuant::Codebook { tensors } => super::codebook::place_all(tensors, t),
         _ => Ok(()),
     }
+}
+
+/// Microscaled weights, whose bytes (under the leaf `bytes`) are those of MLX's words and whose `scales` are MLX's.
+fn words(t: &mut Tensors, bytes: &str, scales: &str) -> Result<()> {
+    for name in t.select(|n| n.ends_with(&format!(".{scales}"))) {
+        let base = name.trim_end_matches(scales).to_string();
+        let packed = t.take(&format!("{base}{bytes}"))?;
+        let words = mx::catch(|| packed.view(mx::Dtype::Uint32));
+        t.insert(format!("{base}weight"), words.map_err(|e| Error::tensor(format!("{base}{bytes}"), e.to_string()))?);
+        t.rename(&name, format!("{base}scales"))?;
+    }
+    Ok(())
 }
 
 /// AutoAWQ and GPTQ: `qweight` [in, out / 8] with eight interleaved 4-bit codes a word, `scales` [groups, out], `qzeros`
@@ -169,17 +184,6 @@ fn unpack_ternary(t: &mut Tensors, inverse: bool) -> Result<()> {
         t.insert(format!("{base}weight"), weight);
         t.insert(format!("{base}scales"), scales);
         t.insert(format!("{base}biases"), biases);
-    }
-    Ok(())
-}
-
-/// compressed-tensors' mxfp4: `weight_packed` has the bytes of MLX's words, `weight_scale` its scales.
-fn words_of_mxfp4(t: &mut Tensors) -> Result<()> {
-    for name in t.select(|n| n.ends_with(".weight_packed")) {
-        let base = name.trim_end_matches("weight_packed").to_string();
-        let bytes = t.take(&name)?;
-        t.insert(format!("{base}weight"), mx::catch(|| bytes.view(mx::Dtype::Uint32))?);
-        t.rename(&format!("{base}weight_scale"), format!("{base}scales"))?;
     }
     Ok(())
 }

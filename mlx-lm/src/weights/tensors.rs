@@ -164,6 +164,12 @@ impl Tensors {
     pub fn to_scalar(&mut self, name: &str) -> Result<()> {
         if self.has(name) { self.change(name, |a| a.reshape(())) } else { Ok(()) }
     }
+    /// Drops a first axis of length 1.
+    pub fn squeeze_first(&mut self, name: &str) -> Result<()> {
+        let a = self.take(name)?;
+        self.insert(name, mx::catch(|| a.squeeze(0))?);
+        Ok(())
+    }
     /// Cuts the rows of a matrix [n * r, c] into [n, r, c], under another name.
     pub fn unflatten_rows(&mut self, name: &str, n: i32, to: &str) -> Result<()> {
         let a = self.take(name)?;
