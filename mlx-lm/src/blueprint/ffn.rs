@@ -128,14 +128,14 @@ impl Mlp {
             activation: Activation::Silu,
             names: MlpNames::Gated { gate: "gate_proj".into(), up: "up_proj".into(), down: "down_proj".into() },
             bias: false,
-            limit: Limit::None,
+            limit: None,
             inner_norm: None,
         }
     }
     /// down(act(up(x))) without a gate.
     pub fn plain(hidden: i32, inner: i32, activation: Activation, up: &str, down: &str) -> Self {
         let names = MlpNames::Plain { up: up.into(), down: down.into() };
-        Mlp { hidden, inner, activation, names, bias: false, limit: Limit::None, inner_norm: None }
+        Mlp { hidden, inner, activation, names, bias: false, limit: None, inner_norm: None }
     }
     /// The leaf names of a gated MLP.
     pub fn gated_as(self, gate: &str, up: &str, down: &str) -> Self {

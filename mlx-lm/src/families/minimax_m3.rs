@@ -4,7 +4,7 @@ use super::Family;
 use super::common::{Dims, dims_of_experts, plain_checkpoint, size, size_or, stack_experts_named, tied_or};
 use crate::Result;
 use crate::blueprint::{
-    Attention, BlockIndex, Blueprint, Branch, CacheKind, Experts, Layer, Limit, Mlp, Moe, Norm, QkNormKind, Rope, Router,
+    Activation, Attention, BlockIndex, Blueprint, Branch, CacheKind, Experts, Clip, Layer, Mlp, Moe, Norm, QkNormKind, Rope, Router,
 };
 use crate::config::{Config, Section};
 use crate::weights::Tensors;
@@ -15,12 +15,13 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims_of_experts(c)?;
     let norm = if c.flag_or("use_gemma_norm", true)? { Norm::rms_offset(d.eps, 1.0) } else { Norm::rms(d.eps) };
     let (alpha, limit) = (c.f32_or("swiglu_alpha", 1.702f32)?, c.f32_or("swiglu_limit", 7.0f32)?);
-    let mlp = |inner: i32| Mlp { limit: Limit::Oai { alpha, limit }, ..Mlp::swiglu(d.hidden, inner) };
+    let clip = Clip::Oai { alpha, limit };
+    let mlp = |inner: i32| Mlp { limit: Some(clip), ..Mlp::swiglu(d.hidden, inner) };
     let mut router = Router::noaux(None, true, c.f32_or("routed_scaling_factor", 2.0f32)?);
     router.correction = Some("e_score_correction_bias".into());
     let (experts, top) = (size_or(c, "num_local_experts", 128)?, size_or(c, "num_experts_per_tok", 4)?);
     let mut moe = Moe::swiglu(d.hidden, d.inner, experts, top, router);
-    moe.body = Experts::Oai { alpha, limit };
+    moe.body = Experts::Clipped { activation: Activation::Silu, clip };
     let moe = moe.shared("shared_experts", mlp(size_or(c, "shared_intermediate_size", 3072)?), None);
     let dense = mlp(size_or(c, "dense_intermediate_size", 12288)?);
     let (full, sparse) = attention(c, &d, norm)?;
