@@ -59,7 +59,8 @@ pub fn mla(c: &Config, d: &Dims) -> Result<Mla> {
         bias: c.flag_or("attention_bias", false)?,
         eps: Some(if lite(c) { d.eps } else { 1e-6 }),
         scale: ((nope_dim + rope_dim) as f32).powf(-0.5) * yarn_scale(&rope),
-        rope: Some(Rope::from_config(&rope, rope_dim, theta).traditional(true)),
+        // pairs are neighbours unless the config says that they are halves
+        rope: Some(Rope::from_config(&rope, rope_dim, theta).traditional(c.flag_or("rope_interleave", true)?)),
         layout: MlaLayout::Absorbed,
         ..Mla::new(d.hidden, d.heads, q_rank, size_or(c, "kv_lora_rank", 512)?, [nope_dim, rope_dim, v_dim])
     })

@@ -95,10 +95,14 @@ pub fn subject(kind: &str, json: &Value, dtype: Dtype) -> Result<Subject, String
 /// The mixer of the first layer of a transformers config, and where its leaves lie.
 fn of_config(params: &Value) -> mlx_lm::Result<(Config, Part, String)> {
     let class = params["hf"][0].as_str().unwrap_or_default();
-    let model_type = match class {
-        "DeepseekV3Config" => "deepseek_v3".to_string(),
-        other => other.trim_end_matches("Config").to_lowercase(),
-    };
+    // DeepseekV3Config is of deepseek_v3
+    let mut model_type = String::new();
+    for (i, c) in class.trim_end_matches("Config").char_indices() {
+        if c.is_uppercase() && i > 0 {
+            model_type.push('_');
+        }
+        model_type.extend(c.to_lowercase());
+    }
     let mut config = json!({"model_type": model_type, "num_hidden_layers": 1, "vocab_size": 8, "intermediate_size": 8,
         "rms_norm_eps": 1e-6, "layer_norm_epsilon": 1e-5, "use_bias": false, "use_conv_bias": true});
     if model_type == "mamba2" {
