@@ -129,6 +129,7 @@ families! {
     plamo,
     plamo2,
     plamo3,
+    prism_hadamard_qwen35,
     qwen,
     qwen2,
     qwen2_moe,

@@ -81,7 +81,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     Ok(if matches!(c.model_type(), "qwen3_5" | "qwen3_5_moe") { b.wrapped() } else { b })
 }
 
-fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+pub fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     t.drop_where(|n| n.starts_with("vision_tower.") || n.starts_with("model.visual.") || n.contains("mtp."));
     t.replace_prefix("model.language_model.", "model.")?;
     t.replace_prefix("language_model.", "")?;

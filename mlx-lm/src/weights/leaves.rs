@@ -3,7 +3,7 @@
 use super::{Jang, RandomWeights, Tensors};
 use crate::config::{QuantConfig, QuantMode};
 use crate::{Error, Result};
-use mlx::nn::{Embedding, Leaf, Linear, Param, SwitchLinear};
+use mlx::nn::{Embedding, Leaf, Linear, Param, Rotation, SwitchLinear};
 use mlx::{Array, Dtype, Quant};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -109,7 +109,11 @@ impl Leaves {
             return Ok(Leaf::new(name, Linear::codebook(codes, book, bias)));
         }
         let linear = match l.packed(&[output], input)? {
-            Some(p) => Linear::quantized(p.weight, p.scales, p.biases, p.quant, bias),
+            Some(p) => {
+                let mut linear = Linear::quantized(p.weight, p.scales, p.biases, p.quant, bias);
+                l.rotation(input)?.into_iter().for_each(|r| linear.set_rotation(r));
+                linear
+            }
             None => Linear::new(l.array("weight", &[output, input])?, bias),
         };
         Ok(Leaf::new(name, linear))
@@ -128,7 +132,11 @@ impl Leaves {
             return Ok(Leaf::new(name, Embedding::codebook(codes, book)));
         }
         let embedding = match l.packed(&[rows], dims)? {
-            Some(p) => Embedding::quantized(p.weight, p.scales, p.biases, p.quant),
+            Some(p) => {
+                let mut table = Embedding::quantized(p.weight, p.scales, p.biases, p.quant);
+                l.rotation(dims)?.into_iter().for_each(|r| table.set_rotation(r));
+                table
+            }
             None => Embedding::new(l.array("weight", &[rows, dims])?),
         };
         Ok(Leaf::new(name, embedding))
@@ -192,6 +200,22 @@ impl Leaves {
 
     fn is_bytes(&self, name: &str) -> bool {
         self.shared.tensors.borrow().is_bytes(&self.path(name))
+    }
+
+    /// The rotated basis of a packed weight: `signs` [blocks, block], as families leave them.
+    fn rotation(&self, input: i32) -> Result<Option<Rotation>> {
+        if !self.has("signs") {
+            return Ok(None);
+        }
+        let signs = self.any("signs")?;
+        let [blocks, block] = *signs.shape() else { return Err(self.wrong_shape("signs", signs.shape(), &[-1, -1])) };
+        if i64::from(blocks) * i64::from(block) != i64::from(input) {
+            return Err(self.wrong_shape("signs", signs.shape(), &[-1, block]));
+        }
+        if !signs.astype(Dtype::Float32).abs().eq(1.0).all(()).item::<bool>()? {
+            return Err(Error::tensor(self.path("signs"), "signs other than 1 and -1"));
+        }
+        Ok(Some(Rotation::new(signs.flatten(0, 1), block)))
     }
 
     fn packed_random(&self, random: &RandomWeights, rows: &[i32], input: i32) -> Result<Option<Packed>> {

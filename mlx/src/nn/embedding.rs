@@ -2,6 +2,7 @@
 
 use super::adapter::{Adapter, row_norms};
 use super::module::{LayerMut, Module, Param, Path};
+use super::rotation::Rotation;
 use super::weight::Weight;
 use crate::error::refuse;
 use crate::fast::Matrix;
@@ -77,9 +78,14 @@ impl Embedding {
         }
     }
 
-    /// The table as the ops of `fast` take it; `None` with an adapter or a codebook, which they do not know.
+    /// The table as the ops of `fast` take it; `None` with an adapter, a codebook or a rotation, which they do not know.
     pub fn matrix(&self) -> Option<Matrix<'_>> {
         self.weight.matrix().filter(|_| self.adapter.is_none())
+    }
+
+    /// Says that the table is stored in a rotated basis.
+    pub fn set_rotation(&mut self, rotation: Rotation) {
+        self.weight.rotation = Some(rotation);
     }
 
     /// Number of rows.

@@ -2,6 +2,7 @@
 
 use super::adapter::{Adapter, row_norms};
 use super::module::{LayerMut, Module, Param, Path};
+use super::rotation::Rotation;
 use super::weight::Weight;
 use crate::error::refuse;
 use crate::fast::{self, Fused, Matrix};
@@ -69,7 +70,7 @@ impl Linear {
     #[track_caller]
     fn base(&self, x: &Array) -> Array {
         match (&self.bias, &self.weight.packed) {
-            (Some(b), None) if self.weight.book.is_some() => self.weight.matmul(x) + b.value(),
+            (Some(b), None) if self.weight.matrix().is_none() => self.weight.matmul(x) + b.value(),
             // in one op where it is float32's BLAS or a GPU
             (Some(b), None) if x.dtype().size() > 2 || !crate::stream::is_cpu() => {
                 addmm(b, x, &self.weight.weight.t(), 1.0, 1.0)
@@ -97,9 +98,14 @@ impl Linear {
         }
     }
 
-    /// The layer as the ops of `fast` take it; `None` with an adapter or a codebook, which they do not know.
+    /// The layer as the ops of `fast` take it; `None` with an adapter, a codebook or a rotation, which they do not know.
     pub fn matrix(&self) -> Option<Matrix<'_>> {
         self.weight.matrix().filter(|_| self.adapter.is_none()).map(|m| m.with_bias(self.bias.as_deref()))
+    }
+
+    /// Says that the weight is stored in a rotated basis.
+    pub fn set_rotation(&mut self, rotation: Rotation) {
+        self.weight.rotation = Some(rotation);
     }
 
     /// x W.T alone.

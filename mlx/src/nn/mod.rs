@@ -37,6 +37,7 @@ mod norm;
 mod pool;
 mod position;
 mod recurrent;
+mod rotation;
 mod sharded;
 mod switch;
 mod transformer;
@@ -60,6 +61,7 @@ pub use norm::{BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm};
 pub use pool::*;
 pub use position::{ALiBi, Rope, SinusoidalPositionalEncoding};
 pub use recurrent::{GRU, LSTM, RNN};
+pub use rotation::Rotation;
 pub use sharded::{
     AllToShardedLinear, Segments, ShardedToAllLinear, Sharding, average_gradients, shard_linear_parts, sum_gradients,
 };

@@ -115,6 +115,8 @@ pub fn shard_linear_parts(linear: &Linear, sharding: Sharding, segments: &Segmen
     out.visit_mut(&mut Path::new(), &mut |name, p| {
         let axis = match (sharding, name) {
             (Sharding::AllToSharded, "bias") => -1,
+            // of the inputs, which stay whole
+            (Sharding::AllToSharded, "signs") => return,
             (Sharding::AllToSharded, _) => (p.ndim() as i32 - 2).max(0),
             (Sharding::ShardedToAll, "bias") => return,
             (Sharding::ShardedToAll, _) => -1,

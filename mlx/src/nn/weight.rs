@@ -1,6 +1,7 @@
 //! A weight in one of its forms: dense, packed with scales, or codes of a book. What `Linear`, `Embedding` and `SwitchLinear` share.
 
 use super::module::{Param, Path};
+use super::rotation::Rotation;
 use crate::error::refuse;
 use crate::fast::{self, Fused, Matrix};
 use crate::{Array, Quant};
@@ -16,6 +17,8 @@ pub(super) struct Weight {
     pub packed: Option<Packed>,
     /// Vectors [entries, D] that codes stand for.
     pub book: Option<Param>,
+    /// The basis of the last axis, where it is not the inputs' own.
+    pub rotation: Option<Rotation>,
 }
 
 /// What a quantised weight has besides its words.
@@ -29,7 +32,7 @@ pub(super) struct Packed {
 
 impl Weight {
     pub fn dense(weight: Array) -> Self {
-        Weight { weight: weight.into(), packed: None, book: None }
+        Weight { weight: weight.into(), packed: None, book: None, rotation: None }
     }
 
     /// Codes [out, in / D] of the vectors of a book [entries, D].
@@ -37,12 +40,12 @@ impl Weight {
         if codes.ndim() != 2 || book.ndim() != 2 {
             refuse("codebook", format!("codes {:?} of vectors {:?}", codes.shape(), book.shape()));
         }
-        Weight { weight: Param::sealed(codes), packed: None, book: Some(Param::sealed(book)) }
+        Weight { weight: Param::sealed(codes), packed: None, book: Some(Param::sealed(book)), rotation: None }
     }
 
     pub fn quantized(weight: Array, scales: Array, biases: Option<Array>, quant: Quant) -> Self {
         let packed = Packed { scales: Param::sealed(scales), biases: biases.map(Param::sealed), quant };
-        Weight { weight: Param::sealed(weight), packed: Some(packed), book: None }
+        Weight { weight: Param::sealed(weight), packed: Some(packed), book: None, rotation: None }
     }
 
     pub fn quant(&self) -> Option<Quant> {
@@ -64,14 +67,25 @@ impl Weight {
         if let Some(book) = &self.book {
             return book.take(&self.weight, 0).flatten(-2, -1);
         }
-        match &self.packed {
+        let rows = match &self.packed {
             None => self.weight.value().clone(),
             Some(p) => crate::dequantize(&self.weight, &p.scales, p.biases.as_deref(), p.quant, None),
-        }
+        };
+        self.plain(rows)
     }
 
-    /// The weight as the ops of `fast` take it, which know no codes.
+    /// Rows as stored, in the inputs' own basis.
+    fn plain(&self, rows: Array) -> Array {
+        self.rotation.as_ref().map_or_else(|| rows.clone(), |r| r.undo(&rows))
+    }
+
+    /// The weight as the ops of `fast` take it, which know neither codes nor rotations.
     pub fn matrix(&self) -> Option<Matrix<'_>> {
+        if self.rotation.is_none() { self.stored() } else { None }
+    }
+
+    /// As [`matrix`](Self::matrix), for inputs in the weight's basis.
+    fn stored(&self) -> Option<Matrix<'_>> {
         match (&self.book, &self.packed) {
             (Some(_), _) => None,
             (None, None) => Some(Matrix::dense(&self.weight)),
@@ -98,8 +112,11 @@ impl Weight {
     /// x @ weight.T for a weight [out, in].
     #[track_caller]
     pub fn matmul(&self, x: &Array) -> Array {
-        match (self.matrix(), &self.book) {
-            (Some(m), _) => fast::linear(x, &[m], Fused::default()),
+        match (self.stored(), &self.book) {
+            (Some(m), _) => {
+                let turned = self.rotation.as_ref().map(|r| r.apply(x));
+                fast::linear(turned.as_ref().unwrap_or(x), &[m], Fused::default())
+            }
             (None, Some(book)) => self.matmul_codes(x, book),
             (None, None) => unreachable!("only codes have no matrix"),
         }
@@ -108,10 +125,15 @@ impl Weight {
     /// Rows of the dense form.
     #[track_caller]
     pub fn rows(&self, ids: &Array) -> Array {
+        self.plain(self.stored_rows(ids))
+    }
+
+    #[track_caller]
+    fn stored_rows(&self, ids: &Array) -> Array {
         if let Some(book) = &self.book {
             return book.take(&self.weight.take(ids, 0), 0).flatten(-2, -1);
         }
-        if let Some(rows) = self.matrix().and_then(|m| fast::embed_fused(ids, &m, 1.0)) {
+        if let Some(rows) = self.stored().and_then(|m| fast::embed_fused(ids, &m, 1.0)) {
             return rows;
         }
         match &self.packed {
@@ -146,12 +168,15 @@ impl Weight {
     #[track_caller]
     pub fn dequantize(&mut self) {
         if self.packed.is_some() || self.book.is_some() {
-            *self = Weight { weight: Param::frozen(self.to_dense()), packed: None, book: None };
+            *self = Weight { weight: Param::frozen(self.to_dense()), packed: None, book: None, rotation: None };
         }
     }
 
     pub fn visit(&self, path: &mut Path, f: &mut dyn FnMut(&str, &Param)) {
         path.enter("weight", |p| f(p.as_str(), &self.weight));
+        if let Some(r) = &self.rotation {
+            path.enter("signs", |p| f(p.as_str(), &r.signs));
+        }
         if let Some(book) = &self.book {
             path.enter("codebook", |p| f(p.as_str(), book));
         }
@@ -165,6 +190,9 @@ impl Weight {
 
     pub fn visit_mut(&mut self, path: &mut Path, f: &mut dyn FnMut(&str, &mut Param)) {
         path.enter("weight", |p| f(p.as_str(), &mut self.weight));
+        if let Some(r) = &mut self.rotation {
+            path.enter("signs", |p| f(p.as_str(), &mut r.signs));
+        }
         if let Some(book) = &mut self.book {
             path.enter("codebook", |p| f(p.as_str(), book));
         }
