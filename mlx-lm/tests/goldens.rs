@@ -10,6 +10,8 @@ mod caches;
 mod case;
 #[path = "goldens/composed.rs"]
 mod composed;
+#[path = "goldens/delta.rs"]
+mod delta;
 #[path = "goldens/families.rs"]
 mod families;
 #[path = "goldens/layers.rs"]
@@ -20,6 +22,8 @@ mod mixers;
 mod models;
 #[path = "goldens/recurrence.rs"]
 mod recurrence;
+#[path = "goldens/refusals.rs"]
+mod refusals;
 #[path = "goldens/rule.rs"]
 mod rule;
 

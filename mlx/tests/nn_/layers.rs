@@ -1,5 +1,5 @@
 use crate::{assert_close, numbers};
-use mlx::nn::{Adapter, Embedding, LayerNorm, Linear, ModuleExt, RmsNorm, Rope, SwitchLinear};
+use mlx::nn::{Adapter, Embedding, LayerNorm, Linear, ModuleExt, RmsNorm, Rope, Rotation, SwitchLinear};
 use mlx::{self as mx, Array, Dtype, Quant, QuantMode, array};
 
 /// x W.T by loops.
@@ -187,4 +187,39 @@ fn rope_rotates_pairs_by_position() {
         }
     }
     assert_close(&Rope::new(4, false).forward(&x, &array!(5)), &Rope::new(4, false).forward(&x, 5), 1e-6);
+}
+
+/// H of Sylvester's construction, scaled to be orthogonal: the sign of entry i, j is the parity of the bits that both have.
+fn rotated(row: &[f64], signs: &[f64], block: usize) -> Vec<f64> {
+    let entry = |i: usize, j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+    let turned = |b: usize, i: usize| {
+        (0..block).map(|j| entry(i, j) * signs[b + j] * row[b + j]).sum::<f64>() / (block as f64).sqrt()
+    };
+    (0..row.len()).map(|i| turned(i / block * block, i % block)).collect()
+}
+
+#[test]
+fn a_rotated_weight_turns_its_inputs() {
+    let (n, k, block) = (6, 64, 16);
+    let (w, x) = (numbers(&[n, k], -1.0, 1.0), numbers(&[3, k], -1.0, 1.0));
+    let signs: Vec<f64> = (0..k).map(|i| if i * i % 7 < 3 { 1.0 } else { -1.0 }).collect();
+    let rotation = || Rotation::new(Array::from(signs.iter().map(|&s| s as f32).collect::<Vec<_>>()), block);
+    let (words, scales, biases) = mx::quantize(&w, Quant { group_size: 32, bits: 4, mode: QuantMode::Affine });
+    let quant = Quant { group_size: 32, bits: 4, mode: QuantMode::Affine };
+    let bias = numbers(&[n], 0.0, 1.0);
+    let mut linear = Linear::quantized(words.clone(), scales.clone(), biases.clone(), quant, Some(bias.clone()));
+    let stored = vec(&linear.dense_weight());
+    linear.set_rotation(rotation());
+    let turned: Vec<f64> = vec(&x).chunks(k as usize).flat_map(|r| rotated(r, &signs, block as usize)).collect();
+    let by_hand: Vec<f32> = product(&turned, &stored, n as usize, k as usize).iter().map(|&y| y as f32).collect();
+    let by_hand = Array::from_slice(&by_hand, [3, n]) + &bias;
+    assert_close(&linear.forward(&x), &by_hand, 1e-5);
+    // the dense weight is in the inputs' basis, as are rows of a table
+    assert_close(&(x.matmul(&linear.dense_weight().t()) + &bias), &by_hand, 1e-5);
+    assert!(linear.matrix().is_none(), "fused kernels do not know rotations");
+    let mut table = Embedding::quantized(words, scales, biases, quant);
+    table.set_rotation(rotation());
+    assert_close(&table.forward(&array!([4, 1])), &linear.dense_weight().take(&array!([4, 1]), 0), 1e-6);
+    assert_close(&table.as_linear(&x), &(by_hand - &bias), 1e-5);
+    assert_eq!(table.parameters().iter().filter(|(name, _)| name == "signs").count(), 1);
 }
