@@ -29,6 +29,13 @@ pub struct ResidualBranch {
 crate::spec!(ResidualMix, "residual_mix");
 crate::spec!(ResidualLayer, "residual_layer", ResidualLayer::caches);
 
+impl ResidualMix {
+    /// With the leaves `{name}_proj` and `{name}_norm`.
+    pub fn new(hidden: i32, eps: f32, name: &str) -> Self {
+        ResidualMix { hidden, eps, query: format!("{name}_proj"), norm: format!("{name}_norm") }
+    }
+}
+
 impl ResidualLayer {
     fn caches(&self) -> CacheKind {
         Layer::sequential(self.0.iter().map(|b| b.branch.clone()).collect::<Vec<_>>()).cache()

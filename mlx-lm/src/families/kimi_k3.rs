@@ -43,7 +43,7 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
 }
 
 fn mix(d: &Dims, name: &str) -> ResidualMix {
-    ResidualMix { hidden: d.hidden, eps: d.eps, query: format!("{name}_proj"), norm: format!("{name}_norm") }
+    ResidualMix::new(d.hidden, d.eps, name)
 }
 
 fn residual_layer(d: &Dims, mixer: &Part, ffn: &Part, starts: bool) -> Layer {

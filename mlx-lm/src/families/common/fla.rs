@@ -2,8 +2,8 @@
 
 use super::{check_heads, fit, plain_checkpoint, size, size_or, tied_or};
 use crate::blueprint::{
-    Activation, Attention, Blueprint, Branch, BranchPart, DeltaHeads, Layer, LinearHeads, Mlp, Norm, Part, Rope,
-    ShortConvs,
+    Activation, Attention, Blueprint, Branch, BranchPart, DeltaHeads, Layer, LinearHeads, Mlp, Norm, Part,
+    ResidualBranch, ResidualLayer, ResidualMix, Rope, ShortConvs,
 };
 use crate::config::{Config, Section};
 use crate::weights::Tensors;
@@ -24,9 +24,7 @@ pub fn fla_decoder_with(
     ratio: i32,
     mixer: impl Fn(i32) -> Result<Part>,
 ) -> Result<Blueprint> {
-    if c.has("attnres_block_size") {
-        return Err(c.error("attnres_block_size", "attention over residuals is not supported here"));
-    }
+    let block = residual_block(c)?;
     let layers = size_or(c, "num_hidden_layers", layers)?;
     let norm = Norm::rms(eps(c)?);
     let attention = hybrid_attention(c, hidden, layers)?;
@@ -41,14 +39,37 @@ pub fn fla_decoder_with(
                 Some(a) => Rc::new(a),
                 None => mixer(i as i32)?,
             };
-            Ok(Layer::sequential([
+            let branches = [
                 branch("attn_norm", "attn", BranchPart::Mixer(attn)),
                 branch("mlp_norm", "mlp", BranchPart::Ffn(mlp.clone())),
-            ]))
+            ];
+            Ok(match block {
+                None => Layer::sequential(branches),
+                Some(n) => {
+                    let numbered = branches.into_iter().zip(2 * i as i32..).zip(["attn_res", "mlp_res"]);
+                    let mixed = numbered.map(|((branch, at), name)| ResidualBranch {
+                        mix: ResidualMix::new(hidden, norm.eps, name),
+                        starts: at % n == 0,
+                        branch,
+                    });
+                    Layer::custom(ResidualLayer(mixed.collect()))
+                }
+            })
         })
         .collect::<Result<_>>()?;
     let b = Blueprint::new(size_or(c, "vocab_size", 32000)?, hidden, norm, tied_or(c, false)?, layers);
-    Ok(b.paths("model.embeddings", "model.layers", "model.norm"))
+    let mut b = b.paths("model.embeddings", "model.layers", "model.norm");
+    b.prologue = block.map(|_| Rc::new(ResidualMix::new(hidden, norm.eps, "model.res")) as Part);
+    Ok(b)
+}
+
+/// Sublayers per block of attention over residuals, if there is any.
+fn residual_block(c: &Config) -> Result<Option<i32>> {
+    let Some(n) = c.opt_usize("attnres_block_size")? else { return Ok(None) };
+    match fit(c, "attnres_block_size", n)? {
+        n if n == 1 || (n > 0 && n % 2 == 0) => Ok(Some(n)),
+        n => Err(c.error("attnres_block_size", format!("{n} is neither 1 nor even"))),
+    }
 }
 
 /// SwiGLU, by default as wide as 2/3 `hidden_ratio` of the model, in steps of 256.
