@@ -1,8 +1,11 @@
-//! The gated delta rules with every switch, against their formulas, one number at a time.
+//! The gated delta rules with every switch, and lightning attention, against their formulas, one number at a time.
 
 use super::rule;
 use mlx::{self as mx, Array, Dtype};
-use mlx_lm::blueprint::{DeltaHeads, GatedDelta, GatedDeltaLayout, Kda, Part, Projection, QkvNames};
+use mlx_lm::blueprint::{
+    DeltaHeads, GatedDelta, GatedDeltaLayout, Kda, Lightning, LightningGate, Norm, Part, Projection, Projections,
+    QkvNames,
+};
 use mlx_lm::cache::{self, Cache};
 use mlx_lm::decoder::{Registry, Step};
 use mlx_lm::mixers::Mixer;
@@ -260,4 +263,45 @@ fn gated_deltanet_follows_its_formula_with_every_switch() {
             formula(&w, &s, x, Gates { log_decay: &log_decay, out: &out })
         });
     }
+}
+
+#[test]
+fn lightning_follows_its_formula() {
+    let names = [("q_proj.weight", &[8, 8][..]), ("k_proj.weight", &[8, 8]), ("v_proj.weight", &[8, 8])];
+    let gate = [("g_proj.weight", &[8, 8][..]), ("g_norm.weight", &[8])];
+    let w = Weights::new(&[&names[..], &gate[..], &[("o_proj.weight", &[8, 8])]].concat());
+    let part = Lightning {
+        hidden: HIDDEN as i32,
+        heads: 2,
+        head_dim: 4,
+        projections: Projections::Separate { q: "q_proj".into(), k: "k_proj".into(), v: "v_proj".into() },
+        qkv_bias: false,
+        o: "o_proj".into(),
+        o_bias: false,
+        qk_norm: None,
+        rope: None,
+        rate: 0.7,
+        gate: Some(LightningGate { name: "g_proj".into(), norm: ("g_norm".into(), Norm::rms(1e-5)), groups: 4 }),
+    };
+    check("lightning", &w, Rc::new(part), |x| {
+        let mut state = [[[0.0f64; 4]; 4]; 2];
+        let mut out = Vec::new();
+        for x in x {
+            let [q, k, v, z] = ["q", "k", "v", "g"].map(|leaf| w.times(&format!("{leaf}_proj.weight"), x));
+            let mut o = [0.0; 8];
+            for (h, state) in state.iter_mut().enumerate() {
+                // slopes of two heads: 1 / 16 and 1 / 256
+                let decay = (-0.7f32 * [0.0625, 0.00390625][h]).exp();
+                for (i, j) in (0..4).flat_map(|i| (0..4).map(move |j| (i, j))) {
+                    state[i][j] = state[i][j] * f64::from(decay) + k[h * 4 + i] * v[h * 4 + j];
+                    o[h * 4 + j] += q[h * 4 + i] * state[i][j] / 2.0;
+                }
+            }
+            let rms = |i: usize| (o[i / 2 * 2..][..2].iter().map(|o| o * o).sum::<f64>() / 2.0 + 1e-5).sqrt();
+            let norm = w.get("g_norm.weight").unwrap();
+            let y: Vec<f64> = (0..8).map(|i| o[i] / rms(i) * f64::from(norm[i]) * sigmoid(z[i])).collect();
+            out.extend(w.times("o_proj.weight", &y));
+        }
+        out
+    });
 }
