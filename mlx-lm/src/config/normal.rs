@@ -97,7 +97,10 @@ impl Config {
         let eos_wins = raw.remove("__eos_override__").is_some();
         let top = Section::new("", raw);
         let declared = top.str("model_type")?.to_owned();
-        let architectures = top.opt_strings("architectures")?.unwrap_or_default();
+        let architectures = match top.get("architectures") {
+            Some(Value::String(one)) => vec![one.clone()],
+            _ => top.opt_strings("architectures")?.unwrap_or_default(),
+        };
 
         let mut flat = Section::new("", top.map().clone());
         let mut text_model_type = None;
@@ -115,9 +118,11 @@ impl Config {
             break;
         }
         let eos = token_ids(&flat, "eos_token_id")?;
-        let model_type = match (declared.as_str(), architectures.first().map(String::as_str)) {
-            ("bailing_hybrid", Some("BailingMoeV3ForCausalLM")) => "bailing_moe_v3".to_owned(),
-            (name, _) => alias(name).to_owned(),
+        let model_type = match declared.as_str() {
+            "bailing_hybrid" if architectures.iter().any(|a| a == "BailingMoeV3ForCausalLM") => {
+                "bailing_moe_v3".to_owned()
+            }
+            name => alias(name).to_owned(),
         };
         Ok(Config { path, raw: top.map().clone(), flat, model_type, text_model_type, eos })
     }

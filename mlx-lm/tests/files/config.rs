@@ -52,8 +52,15 @@ fn text_config_is_flattened_and_aliases_resolve() {
     assert_eq!(c.usize_or("num_key_value_heads", || 7).unwrap(), 7);
     assert_eq!(c.eos_token_ids(), [2, 3]);
     assert_eq!(c.tie_word_embeddings().unwrap(), Some(true));
-    let c = config(json!({"model_type": "bailing_hybrid", "architectures": ["BailingMoeV3ForCausalLM"]}));
-    assert_eq!(c.model_type(), "bailing_moe_v3");
+    let v3 = "BailingMoeV3ForCausalLM";
+    for architectures in [json!([v3]), json!(["Other", v3]), json!(v3)] {
+        let c = config(json!({"model_type": "bailing_hybrid", "architectures": architectures}));
+        assert_eq!(c.model_type(), "bailing_moe_v3");
+    }
+    assert_eq!(
+        config(json!({"model_type": "bailing_hybrid", "architectures": ["Other"]})).model_type(),
+        "bailing_hybrid"
+    );
 }
 
 #[test]
