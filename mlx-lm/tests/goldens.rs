@@ -20,6 +20,8 @@ mod layers;
 mod mixers;
 #[path = "goldens/models.rs"]
 mod models;
+#[path = "goldens/operations.rs"]
+mod operations;
 #[path = "goldens/recurrence.rs"]
 mod recurrence;
 #[path = "goldens/refusals.rs"]

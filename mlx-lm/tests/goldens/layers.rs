@@ -1,33 +1,31 @@
-//! From a case of `mixers` to what runs it: the operation of its kind, or the mixer that its arguments describe.
+//! From a case of `mixers` to the mixer that its arguments describe.
 
-use crate::case;
 use crate::mixers::{Inputs, Subject, tensor};
-use mlx::{self as mx, Array, Dtype, nn};
-use mlx_lm::blueprint::{self as bp, BranchPart, CacheKind, LayerBody, LinearHeads, Norm, Part, Rope, ShortConvs};
-use mlx_lm::cache::{self, Cache, Slots};
+use crate::{case, operations};
+use mlx::{self as mx, Dtype};
+use mlx_lm::blueprint::{self as bp, BranchPart, LayerBody, LinearHeads, Norm, Part, Rope, ShortConvs};
+use mlx_lm::cache::{self, Cache};
 use mlx_lm::config::Config;
-use mlx_lm::mixers::history::History;
-use mlx_lm::mixers::linear::{self, delta, scan};
-use mlx_lm::mixers::{gsa, heads, moba, nsa, retention, rwkv7};
+use mlx_lm::mixers::rwkv7;
 use mlx_lm::parts::{Registry, Step};
 use mlx_lm::weights::{Leaves, Tensors};
 use serde_json::{Value, json};
 use std::rc::Rc;
 
 /// Numbers of a JSON object, with defaults.
-struct Args<'a>(&'a Value);
+pub struct Args<'a>(pub &'a Value);
 
 impl Args<'_> {
-    fn int(&self, key: &str, default: i32) -> i32 {
+    pub fn int(&self, key: &str, default: i32) -> i32 {
         self.opt_int(key).unwrap_or(default)
     }
     fn opt_int(&self, key: &str) -> Option<i32> {
         self.0[key].as_i64().map(|n| n as i32)
     }
-    fn num(&self, key: &str, default: f64) -> f64 {
+    pub fn num(&self, key: &str, default: f64) -> f64 {
         self.0[key].as_f64().unwrap_or(default)
     }
-    fn flag(&self, key: &str, default: bool) -> bool {
+    pub fn flag(&self, key: &str, default: bool) -> bool {
         self.0[key].as_bool().unwrap_or(default)
     }
     fn act(&self, key: &str) -> Option<bp::Activation> {
@@ -39,7 +37,7 @@ impl Args<'_> {
 pub fn subject(kind: &str, json: &Value, dtype: Dtype) -> Result<Subject, String> {
     let chooses = matches!(kind, "nsa" | "moba");
     if json["variant"] == "core" {
-        let (run, fresh) = operation(kind, json)?;
+        let (run, fresh) = operations::operation(kind, json)?;
         return Ok(Subject { run, fresh, chooses });
     }
     let (name, seed) = (json["name"].as_str().unwrap_or_default(), json["seed"].as_u64().unwrap_or_default());
@@ -323,7 +321,7 @@ fn delta_heads(a: &Args, (heads, dim): (i32, i32), expand: f64) -> bp::DeltaHead
     }
 }
 
-fn nsa_blocks(a: &Args, window: &str) -> bp::NsaBlocks {
+pub fn nsa_blocks(a: &Args, window: &str) -> bp::NsaBlocks {
     let window = a.int(window, 512);
     bp::NsaBlocks {
         size: a.int("block_size", 64),
@@ -397,112 +395,4 @@ fn bare(kind: &str, params: &Value) -> Result<Part, String> {
         "rwkv7" => Rc::new(bp::Rwkv7Bare { hidden, heads: h, key_dim: k, value_dim: v }),
         other => return Err(format!("load: no mixer for the bare {other}")),
     })
-}
-
-type Run = Box<dyn Fn(&Inputs, &mut dyn Cache) -> Array>;
-type Fresh = Box<dyn Fn() -> Box<dyn Cache>>;
-
-/// An operation on q, k, v, .. [B, T, H, D], whose states lie in slots from 0 on as this crate keeps them.
-fn operation(kind: &str, json: &Value) -> Result<(Run, Fresh), String> {
-    let (params, seed) = (json["params"].clone(), json["seed"].as_u64().unwrap_or_default());
-    let specs = json["states"].as_array().cloned().unwrap_or_default();
-    let kept: Vec<Array> = specs.iter().map(|s| tensor(s, s["name"].as_str().unwrap_or_default(), seed)).collect();
-    let flip = |a: &Array| mx::contiguous(&a.swapaxes(-1, -2));
-    let start: Vec<Array> = if kind == "mamba2" { kept } else { kept.iter().map(flip).collect() };
-    let fresh: Fresh = match kind {
-        "nsa" | "moba" => Box::new(|| cache::make(&CacheKind::Kv).expect("a cache")),
-        _ => Box::new(move || {
-            let mut slots = Slots::new(2);
-            start.iter().enumerate().for_each(|(i, s)| slots.set(i, s.clone()));
-            Box::new(slots)
-        }),
-    };
-    let f = |key: &str, default: f64| Args(&params).num(key, default) as f32;
-    let (normalizer, scale) = (f("normalizer", 1.0), f("scale", 1.0));
-    let (key_scale, a) = (f("K", 1.0).powf(-0.5), Args(&params));
-    let (block, top, blocks) = (a.int("block_size", 64), a.int("topk", 4), nsa_blocks(&a, "window"));
-    let q_l2 = a.flag("q_l2", kind != "deltanet");
-    // heads before tokens
-    let h = |i: &Inputs, name: &str| i[name].swapaxes(1, 2);
-    let one = |i: &Inputs, name: &str| i[name].swapaxes(1, 2).expand_dims(-1);
-    let spread = |a: Array, heads: i32| match heads / a.dim(1) {
-        1 => a,
-        n => mx::repeat(&a, n, 1),
-    };
-    let back = |(o, state): (Array, Array), cache: &mut dyn Cache| {
-        cache.slots().set(0, state);
-        o.swapaxes(1, 2)
-    };
-    let run: Run = match kind {
-        "gla" | "simple_gla" | "retnet" => {
-            let kind = kind.to_string();
-            Box::new(move |i, cache| {
-                let (q, k, v) = (h(i, "q") * key_scale, h(i, "k"), h(i, "v"));
-                let [b, heads, l, _] = q.dims();
-                let g = match kind.as_str() {
-                    "gla" => heads::log_decay(&h(i, "gk"), normalizer),
-                    "simple_gla" => heads::log_decay(&one(i, "g"), normalizer),
-                    _ => mx::broadcast_to(&retention::log_decays(heads), [b, heads, l, 1]),
-                };
-                let inputs = linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None };
-                let state = cache.slots().take(0);
-                back(scan(inputs, state), cache)
-            })
-        }
-        "deltanet" | "gated_deltanet" | "kda" => {
-            let kind = kind.to_string();
-            Box::new(move |i, cache| {
-                let v = h(i, "v");
-                let [b, heads, l, _] = v.dims();
-                let (q, k) = (spread(h(i, "q"), heads), spread(h(i, "k"), heads));
-                let q = if q_l2 { heads::unit(&q) } else { q.astype(Dtype::Float32) } * key_scale;
-                let g = match kind.as_str() {
-                    "deltanet" => mx::zeros([b, heads, l, 1], Dtype::Float32),
-                    "kda" => -nn::softplus(&h(i, "g").astype(Dtype::Float32)),
-                    _ => -nn::softplus(&one(i, "g").astype(Dtype::Float32)),
-                };
-                let beta = one(i, "b").astype(Dtype::Float32).sigmoid();
-                let k = heads::unit(&k);
-                let inputs = linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None };
-                let state = cache.slots().take(0);
-                back(delta(inputs, &beta, state), cache)
-            })
-        }
-        "gsa" => Box::new(move |i, cache| {
-            let g = heads::log_decay(&h(i, "f"), normalizer);
-            let states = [cache.slots().take(0), cache.slots().take(1)];
-            let (o, [keys, values]) = gsa::attend([&h(i, "q"), &h(i, "k"), &h(i, "v"), &g], scale, states);
-            cache.slots().set(1, values);
-            back((o, keys), cache)
-        }),
-        "mamba2" => Box::new(move |i, cache| {
-            let x = h(i, "x");
-            let heads = x.dim(1);
-            let (k, q) = (spread(h(i, "B"), heads), spread(h(i, "C"), heads));
-            let dt = nn::softplus(&(one(i, "dt").astype(Dtype::Float32) + i["dt_bias"].reshape([-1, 1, 1])));
-            let g = -(&dt * i["A_log"].exp().reshape([-1, 1, 1]));
-            let v = &x * &dt;
-            let state = cache.slots().take(0);
-            let (o, state) = scan(linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None }, state);
-            back((o + x * i["D"].reshape([-1, 1, 1]), state), cache)
-        }),
-        "rwkv7" => Box::new(move |i, cache| {
-            let (q, k, v) = (h(i, "r"), h(i, "k"), h(i, "v"));
-            let g = -h(i, "w").astype(Dtype::Float32).exp();
-            let (at, under) = (-h(i, "a"), h(i, "b"));
-            let read = Some(linear::Read { at: &at, under: Some(&under) });
-            let state = cache.slots().take(0);
-            back(scan(linear::Inputs { q: &q, k: &k, v: &v, g: &g, read }, state), cache)
-        }),
-        "nsa" => Box::new(move |i, cache| {
-            let past = History::update(cache.kv(), h(i, "k"), h(i, "v"));
-            nsa::attend(&h(i, "q"), &h(i, "g"), &past, &blocks).swapaxes(1, 2)
-        }),
-        "moba" => Box::new(move |i, cache| {
-            let past = History::update(cache.kv(), h(i, "k"), h(i, "v"));
-            moba::attend(&h(i, "q"), &past, block, top).swapaxes(1, 2)
-        }),
-        other => return Err(format!("load: no mixer for the operation {other}")),
-    };
-    Ok((run, fresh))
 }
