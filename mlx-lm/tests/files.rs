@@ -1,6 +1,8 @@
 //! Configs and checkpoint files: what they say, and that hostile ones are errors.
 #[path = "files/codebook.rs"]
 mod codebook;
+#[path = "files/compressed.rs"]
+mod compressed;
 #[path = "files/config.rs"]
 mod config;
 #[path = "files/gguf.rs"]

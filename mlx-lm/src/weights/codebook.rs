@@ -40,7 +40,7 @@ fn place(d: &CodedTensor, book: &Array, t: &mut Tensors) -> Result<()> {
         return Err(fail(format!("a codebook {:?} is not [entries, D]", book.shape())));
     };
     let [out, input] = d.shape;
-    if width < 1 || input % width as usize != 0 {
+    if width < 1 || !input.is_multiple_of(width as usize) {
         return Err(fail(format!("rows of {input} do not divide into vectors of {width}")));
     }
     let per_row = input / width as usize;

@@ -12,7 +12,12 @@ pub fn convert(f: &ForeignQuant, t: &mut Tensors) -> Result<()> {
         ForeignQuant::Awq { bits, group_size, .. } | ForeignQuant::Gptq { bits, group_size, .. } => {
             unpack_columns(t, *bits as i32, *group_size as i32)
         }
-        ForeignQuant::CompressedTensors { format, .. } if format == "pack-quantized" => unpack_int4(t),
+        ForeignQuant::CompressedTensors { format, bits, symmetric, .. } if format == "pack-quantized" => {
+            if !symmetric {
+                return Err(unsupported("compressed-tensors", "codes with zero points"));
+            }
+            unpack_codes(t, *bits)
+        }
         ForeignQuant::CompressedTensors { format, .. } if format == "mxfp4-pack-quantized" => {
             words(t, "weight_packed", "weight_scale")
         }
@@ -188,15 +193,25 @@ fn unpack_ternary(t: &mut Tensors, inverse: bool) -> Result<()> {
     Ok(())
 }
 
-/// compressed-tensors' packed int4 (`weight_packed`, `weight_scale`, `weight_shape`): codes are offset by 8.
-pub fn unpack_int4(t: &mut Tensors) -> Result<()> {
+fn unsupported(method: &str, what: &str) -> Error {
+    Error::Unsupported { what: "quantisation", name: method.into(), message: format!("{what} are not supported") }
+}
+
+/// compressed-tensors' packed integers (`weight_packed`, `weight_scale`, `weight_shape`): codes are offset by half their
+/// range.
+fn unpack_codes(t: &mut Tensors, bits: usize) -> Result<()> {
+    let offset = match bits {
+        4 => -8.0,
+        8 => -128.0,
+        other => return Err(unsupported("compressed-tensors", &format!("codes of {other} bits"))),
+    };
     for name in t.select(|n| n.ends_with("weight_shape")) {
         let base = name.trim_end_matches("weight_shape").to_string();
         t.remove(&name);
         let packed = t.take(&format!("{base}weight_packed"))?;
         let scale = t.take(&format!("{base}weight_scale"))?;
         t.insert(format!("{base}weight"), mx::catch(|| packed.view(mx::Dtype::Uint32))?);
-        t.insert(format!("{base}biases"), mx::catch(|| &scale * -8.0)?);
+        t.insert(format!("{base}biases"), mx::catch(|| &scale * offset)?);
         t.insert(format!("{base}scales"), scale);
     }
     Ok(())

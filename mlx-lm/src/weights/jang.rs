@@ -76,12 +76,12 @@ impl Jang {
         };
         self.check(path, bits).map_err(fail)?;
         let groups = scales.size();
-        if groups == 0 || biases.size() != groups || n % groups != 0 || n / groups != self.group_size {
+        if groups == 0 || biases.size() != groups || !n.is_multiple_of(groups) || n / groups != self.group_size {
             let (b, g) = (biases.size(), self.group_size);
             return Err(fail(format!("{groups} scales and {b} biases are not one of each per {g} of {n} weights")));
         }
         let group = self.group_size as i32;
-        if input % group != 0 || input as usize * bits % 32 != 0 {
+        if input % group != 0 || !(input as usize * bits).is_multiple_of(32) {
             return Err(fail(format!("rows of {input} weights of {bits} bits do not hold whole groups of {group}")));
         }
         // groups that MLX does not know are several that it knows
