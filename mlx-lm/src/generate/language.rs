@@ -55,10 +55,11 @@ pub fn load_with(path: impl AsRef<Path>, options: LoadOptions<'_>) -> Result<Lan
     Ok(LanguageModel { model, tokenizer, path: path.into(), load_time: start.elapsed() })
 }
 
-/// On the CPU a GGUF's scales are f32: activations are then f32, which is both exact and faster there.
+/// On the CPU a GGUF's embedding and norms are f32, and with them the hidden states, which is both exact and faster there.
+/// Other scales stay as narrow as is exact: reading them is part of each token's time.
 pub fn gguf_options() -> GgufOptions {
     match mlx::default_device() {
-        Device::Cpu => GgufOptions { scales: Some(Dtype::F32), dense: Dtype::F32, half: false },
+        Device::Cpu => GgufOptions { scales: None, dense: Dtype::F32, half: false },
         Device::Gpu(_) => GgufOptions::half(),
     }
 }

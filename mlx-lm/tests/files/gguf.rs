@@ -200,6 +200,11 @@ fn f32_scales_and_dense_types_can_be_chosen() {
     assert_eq!(dtype("lm_head.weight"), Dtype::BF16);
     assert_eq!(model.bytes("lm_head.weight").unwrap().len(), 1024);
     assert_eq!(model.config()["tie_word_embeddings"], false);
+    // f32 hidden states need wide scales of the embedding alone
+    let model = GgufModel::new(vec![parse(&file.bytes()).unwrap()], DENSE).unwrap();
+    let dtype = |n: &str| model.infos().find(|i| i.name == n).unwrap().dtype;
+    assert_eq!([dtype("model.embed_tokens.scales"), dtype("model.embed_tokens.biases")], [Dtype::F32; 2]);
+    assert_eq!(dtype("model.layers.0.self_attn.q_proj.scales"), Dtype::F16);
 }
 
 #[test]

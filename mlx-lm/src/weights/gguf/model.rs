@@ -339,7 +339,7 @@ impl Builder<'_> {
         match (form, path) {
             (Form::Packed { params, scales }, Some(path)) if same && shape.len() >= 2 && !norm => {
                 let scales = match params.mode {
-                    QuantMode::Affine => self.options.scales.unwrap_or(scales),
+                    QuantMode::Affine => self.options.scales_of(&first.name, scales),
                     _ => scales,
                 };
                 let cols = shape.pop().unwrap_or(0);

@@ -9,7 +9,7 @@ use crate::weights::dtype::Dtype;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GgufOptions {
     /// Scales and biases of packed tensors; `None`: the smallest type that holds them exactly (f16 for the legacy
-    /// types, f32 for Q4_K and Q5_K).
+    /// types, f32 for Q4_K and Q5_K), but for the token embedding F32 if `dense` is: hidden states get their dtype there.
     pub scales: Option<Dtype>,
     /// What types without packed form are dequantised to: F16 (Python's choice), BF16 or F32.
     pub dense: Dtype,
@@ -29,6 +29,12 @@ impl GgufOptions {
     /// F32, and gemma's, whose hidden states leave the range of F16, keep what they hold.
     pub fn half() -> Self {
         GgufOptions { half: true, ..GgufOptions::default() }
+    }
+
+    /// The dtype of a tensor's scales, which `exact` holds.
+    pub(super) fn scales_of(&self, tensor: &str, exact: Dtype) -> Dtype {
+        let wide = tensor == "token_embd.weight" && self.dense == Dtype::F32;
+        self.scales.unwrap_or(if wide { Dtype::F32 } else { exact })
     }
 
     /// These options with the dtypes that `half` means for this model.

@@ -55,14 +55,17 @@ fn the_fused_residual_norm_is_the_sum_then_the_norm() {
 
 #[test]
 fn softmax_of_minus_infinity_is_zero_and_large_values_do_not_overflow() {
-    let mut x = vec![-1e30f32; 40];
-    x[3] = 1e30;
-    x[7] = f32::NEG_INFINITY;
-    for isa in Isa::available() {
-        let mut out = vec![f32::NAN; 40];
-        softmax_on(isa, (&x).into(), 40, (&mut out).into()).unwrap();
-        assert_eq!(out[3], 1.0);
-        assert!(out.iter().enumerate().all(|(i, v)| i == 3 || *v == 0.0), "{isa:?}");
+    // in every lane: a maximum that misses one overflows
+    for top in 0..40 {
+        let mut x = vec![-1e30f32; 40];
+        x[top] = 1e30;
+        x[(top + 4) % 40] = f32::NEG_INFINITY;
+        for isa in Isa::available() {
+            let mut out = vec![f32::NAN; 40];
+            softmax_on(isa, (&x).into(), 40, (&mut out).into()).unwrap();
+            assert_eq!(out[top], 1.0, "{isa:?} {top}");
+            assert!(out.iter().enumerate().all(|(i, v)| i == top || *v == 0.0), "{isa:?} {top}");
+        }
     }
 }
 
