@@ -56,7 +56,7 @@ fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
         match block {
             0 => continue,
             _ if width == 0 => return Err(Error::tensor(here("signs"), format!("missing in {}", t.origin()))),
-            b if !BLOCKS.contains(&b) || width % b != 0 => {
+            b if !BLOCKS.contains(&b) || !width.is_multiple_of(b) => {
                 return Err(m.error("block", format!("{b} is no block of {width} inputs")));
             }
             b => t.unflatten_rows(&here("signs"), (width / b) as i32, &here("signs"))?,

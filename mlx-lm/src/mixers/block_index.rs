@@ -75,7 +75,7 @@ impl BlockIndex {
         let missing = blocks * s.size - total;
         let full = mx::pad(&scores, &[(0, 0), (0, 0), (0, 0), (0, missing)], f32::NEG_INFINITY, mx::PadMode::Constant);
         let best = full.unflatten(-1, [blocks, s.size]).max(-1);
-        let own = mx::floor_divide(&start.range(l), s.size).expand_dims(-1);
+        let own = mx::floor_divide(start.range(l), s.size).expand_dims(-1);
         let own = if own.ndim() == 3 { own.expand_dims(1) } else { own };
         let block = mx::arange(0, blocks, 1, None);
         let local = block.less_equal(&own).logical_and(block.greater(&own - s.local));
@@ -84,7 +84,7 @@ impl BlockIndex {
         let none = mx::zeros(best.shape(), Dtype::Bool);
         let keep = mx::put_along_axis(&none, &chosen, Array::scalar(true, Dtype::Bool), -1);
         let place = places.map_or_else(|| slot.reshape([1, 1, 1, -1]), |padding| &slot - padding);
-        let block = mx::floor_divide(&mx::maximum(&place, 0), s.size);
+        let block = mx::floor_divide(mx::maximum(&place, 0), s.size);
         let [b, h, l, _] = keep.dims();
         let keep = mx::take_along_axis(&keep, &mx::broadcast_to(&block, [b, h, l, total]), -1);
         (keys, Mask::Array(mx::repeat(&keep.logical_and(causal), heads / h, 1)))

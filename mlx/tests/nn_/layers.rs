@@ -191,7 +191,7 @@ fn rope_rotates_pairs_by_position() {
 
 /// H of Sylvester's construction, scaled to be orthogonal: the sign of entry i, j is the parity of the bits that both have.
 fn rotated(row: &[f64], signs: &[f64], block: usize) -> Vec<f64> {
-    let entry = |i: usize, j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+    let entry = |i: usize, j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
     let turned = |b: usize, i: usize| {
         (0..block).map(|j| entry(i, j) * signs[b + j] * row[b + j]).sum::<f64>() / (block as f64).sqrt()
     };
