@@ -208,7 +208,7 @@ pub enum ForeignQuant {
     },
 }
 
-/// One tensor of a codebook checkpoint: weight[flat] = book[code[flat / D]][flat % D].
+/// One tensor of a codebook checkpoint: `weight[flat] = book[code[flat / D]][flat % D]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CodedTensor {
     /// The weight that it stands for.
