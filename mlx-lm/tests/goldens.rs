@@ -2,7 +2,7 @@
 //!
 //! Weights follow from tensor names by a stated rule; each case is written as a real checkpoint and goes through the
 //! public loader. `MLX_LM_GOLDENS_DIR` names another directory with `families/` and `mixers/`; `GOLDENS_ONLY` keeps the
-//! cases whose name contains a text.
+//! cases whose name contains a text, `GOLDENS_PART=i/n` every n-th of them.
 
 #[path = "goldens/caches.rs"]
 mod caches;
@@ -42,7 +42,8 @@ pub struct Job {
 fn goldens() {
     let only = std::env::var("GOLDENS_ONLY").unwrap_or_default();
     let all = families::jobs().into_iter().chain(caches::jobs()).chain(mixers::jobs()).chain(models::jobs());
-    let jobs: Vec<Job> = all.filter(|j| j.name.contains(&only)).collect();
+    let (part, parts) = part();
+    let jobs: Vec<Job> = all.filter(|j| j.name.contains(&only)).skip(part).step_by(parts).collect();
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|s| {
@@ -71,6 +72,13 @@ fn goldens() {
     println!("no family or mixer yet for {} cases: {}", names.len(), names.join(", "));
     println!("goldens: {agree} of {} cases agree", jobs.len());
     assert!(broken.is_empty(), "{} cases disagree", broken.len());
+}
+
+/// `GOLDENS_PART=i/n`: which of every n cases this process takes.
+fn part() -> (usize, usize) {
+    let Ok(part) = std::env::var("GOLDENS_PART") else { return (0, 1) };
+    let numbers = part.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    numbers.expect("GOLDENS_PART is i/n")
 }
 
 fn text(p: &Box<dyn std::any::Any + Send>) -> String {
