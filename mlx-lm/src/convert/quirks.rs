@@ -16,7 +16,7 @@ const EIGHT_BITS: &[(&[&str], &[&str])] = &[
     (&["laguna"], &["mlp.gate.proj"]),
     (&["lfm2_moe"], &["feed_forward.gate"]),
     (&["longcat_flash", "longcat_flash_ngram"], &["classifier"]),
-    (&["minimax"], &["block_sparse_moe.gate"]),
+    (&["minimax", "minimax_m3_vl"], &["block_sparse_moe.gate"]),
     (&["rwkv7"], &["lora.2", "embeddings"]),
     (&["step3p5"], &["mlp.gate.gate"]),
 ];

@@ -100,8 +100,10 @@ fn an_option_that_an_optimizer_lacks_is_refused() {
 /// Families of which Python adapts or packs something else: afm7's fused projections hold a list of factors, bitnet's
 /// ternary layers take no adapter, dbrx has one layer per expert, gemma3n's stream coefficients are layers, talkie's head is
 /// none, kimi_k3's mixing vectors are, and bailing_moe_v3 leaves most of its attention dense under the `model_type` of
-/// bailing_hybrid.
-const DIFFERENT: [&str; 7] = ["afm7", "bitnet", "dbrx", "gemma3n", "talkie", "kimi_k3", "bailing_moe_v3"];
+/// bailing_hybrid. Of muse_spark and prism_hadamard_qwen35 Python adapts fewer layers, and packs fewer of the former: they
+/// are classes of their own there.
+const DIFFERENT: [&str; 9] =
+    ["afm7", "bitnet", "dbrx", "gemma3n", "talkie", "kimi_k3", "bailing_moe_v3", "muse_spark", "prism_hadamard_qwen35"];
 
 /// Number and hash of names, sorted.
 fn summary(mut names: Vec<String>) -> Value {
