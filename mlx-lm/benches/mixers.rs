@@ -71,19 +71,7 @@ fn kinds() -> Vec<(&'static str, Box<dyn Spec>)> {
         unit: UnitNorm::AtLeast(1e-12),
         eps: 64e-5,
     };
-    let lightning = Lightning {
-        hidden: HIDDEN,
-        heads: HEADS,
-        head_dim: DIM,
-        projections: Projections::Separate { q: "q_proj".into(), k: "k_proj".into(), v: "v_proj".into() },
-        qkv_bias: false,
-        o: "o_proj".into(),
-        o_bias: false,
-        qk_norm: None,
-        rope: None,
-        rate: 1.0,
-        gate: None,
-    };
+    let lightning = Lightning::bare(HIDDEN, HEADS, DIM);
     let mamba = Mamba {
         hidden: HIDDEN,
         inner: 2 * HIDDEN,

@@ -22,6 +22,25 @@ pub struct Lightning {
     pub gate: Option<LightningGate>,
 }
 
+impl Lightning {
+    /// Separate projections and nothing around them.
+    pub fn bare(hidden: i32, heads: i32, head_dim: i32) -> Self {
+        Lightning {
+            hidden,
+            heads,
+            head_dim,
+            projections: Projections::Separate { q: "q_proj".into(), k: "k_proj".into(), v: "v_proj".into() },
+            qkv_bias: false,
+            o: "o_proj".into(),
+            o_bias: false,
+            qk_norm: None,
+            rope: None,
+            rate: 1.0,
+            gate: None,
+        }
+    }
+}
+
 /// sigmoid(gate(x)) times the norm of the outputs, group by group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LightningGate {

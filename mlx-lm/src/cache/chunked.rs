@@ -5,7 +5,6 @@ use super::{Cache, Kv, MaskKey, Position, State, mask::chunk_mask, nbytes_of, ta
 use crate::Result;
 use mlx::fast::Mask;
 use mlx::{self as mx, Array};
-use std::any::Any;
 
 /// Keys and values since the start of the current chunk, or somewhat earlier (`ChunkedKVCache`).
 ///
@@ -96,12 +95,6 @@ impl Cache for ChunkedKvCache {
     }
     fn state(&self) -> State {
         State::of_buffers(self.buffers.as_ref(), [self.offset, self.size, self.start])
-    }
-    fn boxed_clone(&self) -> Box<dyn Cache> {
-        Box::new(self.clone())
-    }
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
     }
     fn as_kv(&mut self) -> Option<&mut dyn Kv> {
         Some(self)

@@ -6,7 +6,6 @@ use super::{Cache, Kv, Mark, MaskKey, Position, State, nbytes_of, take_rows};
 use crate::{Error, Result};
 use mlx::fast::Mask;
 use mlx::{self as mx, Array};
-use std::any::Any;
 
 /// Keys and values of every token seen, without spare room: exact in bytes, a copy of all with each update. For few,
 /// large blocks.
@@ -57,12 +56,6 @@ impl Cache for ConcatenateKvCache {
     }
     fn mark(&self) -> Mark {
         Mark::Offset(self.offset())
-    }
-    fn boxed_clone(&self) -> Box<dyn Cache> {
-        Box::new(self.clone())
-    }
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
     }
     fn as_kv(&mut self) -> Option<&mut dyn Kv> {
         Some(self)

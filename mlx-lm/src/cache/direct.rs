@@ -3,7 +3,6 @@
 use super::{Cache, Kv, MaskKey, Position, causal_mask, mask::chunk_mask};
 use mlx::Array;
 use mlx::fast::Mask;
-use std::any::Any;
 
 /// Attention without a cache.
 #[derive(Debug, Default, Clone)]
@@ -22,12 +21,6 @@ impl Cache for Direct {
         0
     }
     fn each(&self, _: &mut dyn FnMut(&Array)) {}
-    fn boxed_clone(&self) -> Box<dyn Cache> {
-        Box::new(self.clone())
-    }
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
-    }
     fn as_kv(&mut self) -> Option<&mut dyn Kv> {
         Some(self)
     }

@@ -6,7 +6,6 @@ use super::{Cache, Decode, Kv, Mark, MaskKey, Position, QuantizedKvCache, State,
 use crate::{Error, Result};
 use mlx::fast::{DecodeAttention, KvBuffers, Mask, Place};
 use mlx::{self as mx, Array, Dtype};
-use std::any::Any;
 
 /// Tokens by which buffers grow.
 pub(super) const STEP: i32 = 256;
@@ -171,12 +170,6 @@ impl Cache for KvCache {
             *v = mx::zeros_like(k);
         }
         State::of_buffers(buffers.as_ref(), [self.offset])
-    }
-    fn boxed_clone(&self) -> Box<dyn Cache> {
-        Box::new(self.clone())
-    }
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
     }
     fn as_kv(&mut self) -> Option<&mut dyn Kv> {
         Some(self)

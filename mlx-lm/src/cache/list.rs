@@ -3,9 +3,9 @@
 use super::{Cache, Mark, State};
 use crate::{Error, Result};
 use mlx::Array;
-use std::any::Any;
 
 /// The caches of a layer with more than one mixer.
+#[derive(Clone)]
 pub struct CacheList {
     parts: Vec<Box<dyn Cache>>,
 }
@@ -40,12 +40,6 @@ impl Cache for CacheList {
     }
     fn mark(&self) -> Mark {
         Mark::List(self.parts.iter().map(|p| p.mark()).collect())
-    }
-    fn boxed_clone(&self) -> Box<dyn Cache> {
-        Box::new(CacheList { parts: self.parts.iter().map(|p| p.boxed_clone()).collect() })
-    }
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
     }
     fn as_list(&mut self) -> Option<&mut [Box<dyn Cache>]> {
         Some(&mut self.parts)

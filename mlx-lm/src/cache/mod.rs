@@ -44,8 +44,29 @@ use mlx::{self as mx, Array, Dtype};
 use partial::Partial;
 use std::any::Any;
 
-/// The memory of one layer.
-pub trait Cache: Any {
+/// What every cache that can be cloned is, whatever its kind.
+pub trait ErasedCache: Any {
+    fn boxed_clone(&self) -> Box<dyn Cache>;
+    fn as_any_mut(&mut self) -> &mut dyn Any;
+}
+
+impl<C: Cache + Clone> ErasedCache for C {
+    fn boxed_clone(&self) -> Box<dyn Cache> {
+        Box::new(self.clone())
+    }
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+impl Clone for Box<dyn Cache> {
+    fn clone(&self) -> Self {
+        (**self).boxed_clone()
+    }
+}
+
+/// The memory of one layer; a kind of its own derives [`Clone`].
+pub trait Cache: ErasedCache {
     /// The Python class name, as prompt-cache files carry it.
     fn kind(&self) -> &'static str;
     /// Tokens seen so far.
@@ -67,8 +88,6 @@ pub trait Cache: Any {
     fn mark(&self) -> Mark {
         Mark::State(self.boxed_clone())
     }
-    fn boxed_clone(&self) -> Box<dyn Cache>;
-    fn as_any_mut(&mut self) -> &mut dyn Any;
     fn as_kv(&mut self) -> Option<&mut dyn Kv> {
         None
     }
@@ -125,9 +144,14 @@ fn nbytes_of<'a>(buffers: impl IntoIterator<Item = &'a Array>, tokens: i32) -> u
     buffers.into_iter().map(|a| a.nbytes() / (a.dim(2).max(1) as usize) * tokens.max(0) as usize).sum()
 }
 
-/// Tokens in whole steps.
+/// Tokens in whole steps of a buffer's growth.
 fn in_steps(n: i32) -> i32 {
-    n.div_euclid(kv::STEP) * kv::STEP + if n % kv::STEP > 0 { kv::STEP } else { 0 }
+    whole(n, kv::STEP)
+}
+
+/// The least multiple of `step` that holds `n`.
+fn whole(n: i32, step: i32) -> i32 {
+    n.div_euclid(step) * step + if n % step > 0 { step } else { 0 }
 }
 
 impl dyn Cache + '_ {

@@ -3,7 +3,6 @@
 use super::{Cache, State, take_rows};
 use crate::Result;
 use mlx::{self as mx, Array};
-use std::any::Any;
 
 /// Rows [B, n, D] and their weights [B, n, D], n less than the size of a group.
 ///
@@ -60,11 +59,5 @@ impl Cache for OpenGroup {
     }
     fn state(&self) -> State {
         State::of_buffers(self.pending.as_ref(), [self.offset])
-    }
-    fn boxed_clone(&self) -> Box<dyn Cache> {
-        Box::new(self.clone())
-    }
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
     }
 }

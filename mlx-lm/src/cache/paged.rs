@@ -3,11 +3,10 @@
 use super::kv::pad_left;
 use super::padding::Padding;
 use super::partial::Partial;
-use super::{Attend, Cache, Kv, Mark, MaskKey, Position, State, nbytes_of, take_rows};
+use super::{Attend, Cache, Kv, Mark, MaskKey, Position, State, nbytes_of, take_rows, whole};
 use crate::{Error, Result};
 use mlx::fast::Mask;
 use mlx::{self as mx, Array};
-use std::any::Any;
 
 /// Keys and values [B, Hkv, T, D] of the tokens of one page.
 #[derive(Debug, Clone)]
@@ -142,18 +141,11 @@ impl Cache for PagedKvCache {
     fn mark(&self) -> Mark {
         Mark::Offset(self.offset())
     }
-    fn boxed_clone(&self) -> Box<dyn Cache> {
-        Box::new(self.clone())
-    }
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
-    }
     fn as_kv(&mut self) -> Option<&mut dyn Kv> {
         Some(self)
     }
     fn nbytes_at(&self, n: i32) -> usize {
-        let tokens = n.div_euclid(self.size) * self.size + if n % self.size > 0 { self.size } else { 0 };
-        nbytes_of(self.pages.iter().chain(&self.open).take(1).flat_map(|p| [&p.keys, &p.values]), tokens)
+        nbytes_of(self.pages.iter().chain(&self.open).take(1).flat_map(|p| [&p.keys, &p.values]), whole(n, self.size))
     }
     fn join(&mut self, mut other: Box<dyn Cache>) -> Result<()> {
         let (mine, theirs) = (self.rows(), other.rows());

@@ -2,6 +2,7 @@
 
 use super::{Attend, attention_weights};
 use crate::{Error, Result};
+use mlx::fast::KvBuffers;
 use mlx::{self as mx, Array, Dtype, Quant};
 use std::ops::Range;
 
@@ -54,11 +55,6 @@ impl Form {
         })
     }
 
-    /// As [`store`](Self::store), of a pair.
-    pub fn store_pair(&self, (k, v): (Array, Array)) -> Parts {
-        self.store(k, v)
-    }
-
     /// The dense form of what is stored.
     pub fn dense(&self, p: &Parts, dtype: Dtype) -> (Array, Array) {
         match (self, &p.0[..]) {
@@ -87,6 +83,17 @@ impl Form {
 }
 
 impl Parts {
+    /// Keys and values as they are.
+    pub fn dense((k, v): (Array, Array)) -> Parts {
+        Parts(vec![k, v])
+    }
+    /// Buffers of keys and values as they are, for steps of one kernel; `None` of packed ones.
+    pub fn live(&self) -> Option<KvBuffers> {
+        match &self.0[..] {
+            [k, v] => Some(KvBuffers::new(k.clone(), v.clone())),
+            _ => None,
+        }
+    }
     /// Tokens in the buffers.
     pub fn len(&self) -> i32 {
         self.0[0].dim(2)

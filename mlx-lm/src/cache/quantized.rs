@@ -7,7 +7,6 @@ use super::{Attend, Cache, Kv, Mark, MaskKey, Position, State, in_steps, nbytes_
 use crate::{Error, Result};
 use mlx::fast::Mask;
 use mlx::{Array, Dtype};
-use std::any::Any;
 
 /// Keys and values of every token seen, packed as they come; keys and values may have different widths.
 #[derive(Debug, Clone)]
@@ -89,12 +88,6 @@ impl Cache for QuantizedKvCache {
     }
     fn mark(&self) -> Mark {
         Mark::Offset(self.offset())
-    }
-    fn boxed_clone(&self) -> Box<dyn Cache> {
-        Box::new(self.clone())
-    }
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
     }
     fn as_kv(&mut self) -> Option<&mut dyn Kv> {
         Some(self)

@@ -7,7 +7,6 @@ use super::{Attend, Cache, Decode, Kv, MaskKey, Position, State, causal_mask, in
 use crate::{Error, Result};
 use mlx::fast::{DecodeAttention, KvBuffers, Mask, Place};
 use mlx::{self as mx, Array, Dtype};
-use std::any::Any;
 
 /// Keys and values of the last `size` tokens, the first `keep` for ever (`RotatingKVCache`).
 ///
@@ -60,7 +59,7 @@ impl RotatingKvCache {
     /// Handles to the buffers, for reading.
     fn parts(&self) -> Option<Parts> {
         match &self.live {
-            Some(live) => Some(Form::Dense.store_pair(live.arrays())),
+            Some(live) => Some(Parts::dense(live.arrays())),
             None => self.buffers.clone(),
         }
     }
@@ -68,7 +67,7 @@ impl RotatingKvCache {
     /// The buffers, for writing by array ops.
     fn take(&mut self) -> Option<Parts> {
         match self.live.take() {
-            Some(live) => Some(Form::Dense.store_pair(live.into_arrays())),
+            Some(live) => Some(Parts::dense(live.into_arrays())),
             None => self.buffers.take(),
         }
     }
@@ -264,12 +263,6 @@ impl Cache for RotatingKvCache {
         }
         State::List(arrays.into_iter().chain(numbers.into_iter().map(|n| State::Int(n.into()))).collect())
     }
-    fn boxed_clone(&self) -> Box<dyn Cache> {
-        Box::new(self.clone())
-    }
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
-    }
     fn as_kv(&mut self) -> Option<&mut dyn Kv> {
         Some(self)
     }
@@ -283,22 +276,20 @@ impl Decode for RotatingKvCache {
         // the ring is the window: no slot that is filled is hidden
         let whole = a.window.is_none_or(|w| w >= self.size) && self.padding.is_empty() && self.form == Form::Dense;
         whole
-            && match (&self.live, &self.buffers) {
-                (Some(live), _) => live.rows() == rows && live.is_supported(dtype, a),
-                (None, Some(parts)) => {
-                    let [k, v] = [0, 1].map(|i| parts.arrays()[i].clone());
-                    k.dim(0) == rows && KvBuffers::new(k, v).is_supported(dtype, a)
+            && match &self.live {
+                Some(live) => live.rows() == rows && live.is_supported(dtype, a),
+                None => {
+                    let soon = self.buffers.as_ref().and_then(Parts::live);
+                    soon.is_some_and(|b| b.rows() == rows && b.is_supported(dtype, a))
                 }
-                (None, None) => false,
             }
     }
 
     fn decode(&mut self, qkv: &Array, a: &DecodeAttention<'_>) -> Array {
         let one = mx::zeros([qkv.dim(0), a.kv_heads, 1, a.head_dim], qkv.dtype());
-        self.turn(&Form::Dense.store_pair((one.clone(), one)));
+        self.turn(&Parts::dense((one.clone(), one)));
         if let Some(parts) = self.buffers.take() {
-            let [k, v] = [0, 1].map(|i| parts.arrays()[i].clone());
-            self.live = Some(KvBuffers::new(k, v));
+            self.live = parts.live();
         }
         let (slot, position) = (self.head, self.offset);
         self.offset += 1;

@@ -3,7 +3,6 @@
 use super::{Cache, Position, State, take_rows};
 use crate::{Error, Result};
 use mlx::{self as mx, Array};
-use std::any::Any;
 
 /// Slots for convolution tails and recurrent states (`ArraysCache`).
 #[derive(Debug, Clone)]
@@ -72,12 +71,6 @@ impl Cache for Slots {
     }
     fn is_stateless(&self) -> bool {
         self.slots.is_empty()
-    }
-    fn boxed_clone(&self) -> Box<dyn Cache> {
-        Box::new(self.clone())
-    }
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
     }
     fn as_slots(&mut self) -> Option<&mut Slots> {
         Some(self)

@@ -3,7 +3,6 @@
 use super::{Cache, State, take_rows};
 use crate::Result;
 use mlx::{self as mx, Array};
-use std::any::Any;
 
 /// The last `size` rows, one tensor [B, T, D] in the order of their tokens.
 ///
@@ -64,11 +63,5 @@ impl Cache for TokenWindow {
     fn state(&self) -> State {
         let rows = self.rows.clone().map_or(State::None, State::Array);
         State::List(vec![rows, State::None, State::Int(self.offset.into()), State::Int(self.size.into())])
-    }
-    fn boxed_clone(&self) -> Box<dyn Cache> {
-        Box::new(self.clone())
-    }
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
     }
 }

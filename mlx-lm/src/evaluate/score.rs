@@ -55,7 +55,7 @@ pub fn loglikelihood(lm: &LanguageModel, context: &str, completions: &[String]) 
             if ids.len() <= from {
                 return Err(Error::Request("a completion has no tokens".into()));
             }
-            let mut own: Caches = caches.iter().map(|c| c.boxed_clone()).collect();
+            let mut own: Caches = caches.clone();
             continued(lm, &mut own, &ids[shared - 1..], from - shared)
         })
         .collect()

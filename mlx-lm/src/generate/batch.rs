@@ -207,7 +207,7 @@ impl<'a> BatchGenerator<'a> {
     /// prompt has not been begun.
     pub fn extract(&self, uid: usize) -> Result<Option<RowState>> {
         if let Some(p) = self.waiting.iter().chain(&self.reading).find(|p| p.row.uid == uid) {
-            let copies = p.caches.as_ref().map(|c| c.iter().map(|c| c.boxed_clone()).collect());
+            let copies = p.caches.clone();
             return Ok(copies.map(|caches| RowState { caches, tokens: p.row.history.clone() }));
         }
         let place = |g: &&Group<'a>| g.rows.iter().any(|r| r.uid == uid);

@@ -84,7 +84,7 @@ impl<'a> Group<'a> {
     /// Takes the row of another group in; gives it back where the caches do not go together, unchanged.
     pub fn join(&mut self, single: Group<'a>) -> Result<Option<Group<'a>>> {
         // joined copies: a cache that refuses leaves the group as it was
-        let mut joined: Caches = self.caches.iter().map(|c| c.boxed_clone()).collect();
+        let mut joined: Caches = self.caches.clone();
         let fits = joined.iter_mut().zip(&single.caches).try_for_each(|(a, b)| a.join(b.boxed_clone()));
         if fits.is_err() || single.next.logprobs.is_some() != self.next.logprobs.is_some() {
             return Ok(Some(single));
@@ -132,7 +132,7 @@ impl<'a> Group<'a> {
     /// The caches of row `i`, which hold all its ids but the last `ahead`.
     fn state(&self, i: usize, ahead: usize) -> Result<RowState> {
         let caches = match self.rows.len() {
-            1 => self.caches.iter().map(|c| c.boxed_clone()).collect(),
+            1 => self.caches.clone(),
             _ => self.caches.iter().map(|c| mx::try_catch(|| c.row(i))).collect::<Result<_>>()?,
         };
         let history = &self.rows[i].history;

@@ -3,8 +3,8 @@
 
 use crate::blueprint::{
     Attention, Declared, DeltaHeads, DeltaNet, DeltaNorm, Forget, GatedDelta, GatedDeltaLayout, GatedNorm, Gla, Gsa,
-    HeadOutput, Kda, Lightning, LinearHeads, Mamba2, Mla, Moba, Norm, Nsa, NsaBlocks, Part, Projection, Projections,
-    QkNormKind, QkvNames, Retention, Rope, Rwkv7Bare, Skip, SlotOutput,
+    HeadOutput, Kda, Lightning, LinearHeads, Mamba2, Mla, Moba, Norm, Nsa, NsaBlocks, Part, Projection, QkNormKind,
+    QkvNames, Retention, Rope, Rwkv7Bare, Skip, SlotOutput,
 };
 use crate::parts::Registry;
 use crate::weights::Leaves;
@@ -176,19 +176,9 @@ fn gla(d: &Declared, l: &Leaves) -> Result<Part> {
 /// Heads as wide in values as in keys, with the decays of the first layer of a published model unless `rate` says more.
 fn lightning(d: &Declared, l: &Leaves) -> Result<Part> {
     let heads = heads(d)?;
-    Ok(Rc::new(Lightning {
-        hidden: d.hidden,
-        heads,
-        head_dim: width(l, "q_proj", heads, ("K", setting(d, "K")?))?,
-        projections: Projections::Separate { q: "q_proj".into(), k: "k_proj".into(), v: "v_proj".into() },
-        qkv_bias: false,
-        o: "o_proj".into(),
-        o_bias: false,
-        qk_norm: None,
-        rope: None,
-        rate: d.settings.f32_or("rate", 1.0f32)?,
-        gate: None,
-    }))
+    let head_dim = width(l, "q_proj", heads, ("K", setting(d, "K")?))?;
+    let rate = d.settings.f32_or("rate", 1.0f32)?;
+    Ok(Rc::new(Lightning { rate, ..Lightning::bare(d.hidden, heads, head_dim) }))
 }
 
 fn retnet(d: &Declared, l: &Leaves) -> Result<Part> {

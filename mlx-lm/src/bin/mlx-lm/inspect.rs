@@ -4,11 +4,19 @@ use crate::args::{CacheArgs, ModelArgs};
 use crate::ui;
 use anyhow::{Result, bail};
 use mlx_lm::pack::{self, Pack};
+use std::path::Path;
 
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    plan: PlanArgs,
+}
+
+/// What a model's caches are planned for, and how the plan is printed.
+#[derive(clap::Args)]
+pub struct PlanArgs {
     /// Tokens that the caches are planned for; as many as the model was made for when nothing is said.
     #[arg(long)]
     context: Option<usize>,
@@ -16,11 +24,17 @@ pub struct Args {
     cache: CacheArgs,
     /// Print one JSON object and nothing else.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
+}
+
+impl PlanArgs {
+    pub fn inspect(&self, model: impl AsRef<Path>) -> mlx_lm::Result<Pack> {
+        pack::inspect(model, self.context, self.cache.options())
+    }
 }
 
 pub fn run(args: Args) -> Result<()> {
-    show(&pack::inspect(args.model.find()?, args.context, args.cache.options())?, args.json)
+    show(&args.plan.inspect(args.model.find()?)?, args.plan.json)
 }
 
 /// Prints the report; problems of the pack end in an error.

@@ -1,7 +1,7 @@
 //! `mlx-lm pack`: what models on disk are, and whether they will load.
 
-use crate::args::{CacheArgs, ModelArgs};
-use crate::inspect::show;
+use crate::args::ModelArgs;
+use crate::inspect::{PlanArgs, show};
 use crate::ui;
 use anyhow::Result;
 use mlx_lm::{hub, pack};
@@ -15,39 +15,32 @@ pub struct Args {
     /// Look at all models under a directory instead; without one, at those of the Hugging Face cache.
     #[arg(long, value_name = "DIR", num_args = 0..=1, conflicts_with = "model")]
     discover: Option<Option<PathBuf>>,
-    /// Tokens that the caches are planned for; as many as the model was made for when nothing is said.
-    #[arg(long)]
-    context: Option<usize>,
     #[command(flatten)]
-    cache: CacheArgs,
-    /// Print one JSON object and nothing else.
-    #[arg(long)]
-    json: bool,
+    plan: PlanArgs,
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let options = args.cache.options();
+    let plan = args.plan;
     let Some(root) = args.discover else {
-        let found = pack::inspect(args.model.find()?, args.context, options)?;
-        return show(&found, args.json);
+        return show(&plan.inspect(args.model.find()?)?, plan.json);
     };
     let root = root.map_or_else(hub::hub_cache, Ok)?;
     let mut all = Vec::new();
     for path in pack::discover(&root)? {
         // one broken model does not hide the others
-        let (text, json) = match pack::inspect(&path, args.context, options) {
+        let (text, json) = match plan.inspect(&path) {
             Ok(found) => (line(&found), serde_json::to_value(&found)?),
             Err(e) => (
                 format!("broken      {}: {e}", path.display()),
                 json!({"path": path, "loads": false, "refusal": e.to_string()}),
             ),
         };
-        match args.json {
+        match plan.json {
             true => all.push(json),
             false => ui::line(text)?,
         }
     }
-    match args.json {
+    match plan.json {
         true => ui::json(&json!({"directory": root, "models": Value::Array(all)})),
         false => Ok(()),
     }
