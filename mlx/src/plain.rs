@@ -1,5 +1,12 @@
 //! MLX's own forms of the ops that have kernels here: the fallback of every kernel, and the oracle of its tests.
 
+pub mod linear_scan;
+pub mod prefix;
+mod selective_scan;
+
+pub use linear_scan::linear_scan;
+pub use selective_scan::selective_scan;
+
 use crate::cpu::Gate;
 use crate::fast::{Mask, Offset, Rope, Sdpa};
 use crate::ops::Gather;

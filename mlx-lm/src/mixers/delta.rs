@@ -1,13 +1,13 @@
 //! What the gated delta rules share: queries, keys and values through short convolutions, the rule, low-rank projections.
 
 use super::conv::CausalConv;
-use super::linear::{self, delta};
 use crate::Result;
 use crate::blueprint::{DeltaHeads, Projection, QkvNames};
 use crate::cache::Slots;
 use crate::weights::Leaves;
+use mlx::fast::{self, LinearScan, Rule};
 use mlx::nn::{Leaf, Linear, Module, Param};
-use mlx::{self as mx, Array, fast, nn};
+use mlx::{Array, nn};
 
 /// The convolutions and the rule behind them; slots hold one tail per convolution, then the state.
 #[derive(Module)]
@@ -49,15 +49,14 @@ impl DeltaRule {
         // unit length, with the readout scale in q: rms norms times powers of d^-1/2
         let inv = (s.key_dim as f32).powf(-0.5);
         let unit = |a: &Array| fast::rms_norm(&heads(a, s.key_heads), None, 1e-6 * inv * inv);
-        let spread = |a: Array| mx::repeat(&a, s.value_heads / s.key_heads, 2);
-        let (q, k) = (spread(unit(q) * (inv * inv)), spread(unit(k) * inv));
+        let (q, k) = (unit(q) * (inv * inv), unit(k) * inv);
         let reach = if s.negative_eigenvalues { 2.0 } else { 1.0 };
         let beta = (beta.sigmoid() * reach).expand_dims(-1);
         // heads before tokens
         let [q, k, v, g, beta] = [&q, &k, &heads(v, s.value_heads), g, &beta].map(|a| a.swapaxes(1, 2));
         let state = self.convs.len();
-        let inputs = linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None };
-        let (o, last) = delta(inputs, &beta, slots.take(state));
+        let rule = Rule::Delta { beta: &beta };
+        let (o, last) = fast::linear_scan(&LinearScan { q: &q, k: &k, v: &v, g: &g, rule }, slots.take(state));
         slots.set(state, last);
         slots.advance(q.dim(2));
         o.swapaxes(1, 2).astype(q.dtype())

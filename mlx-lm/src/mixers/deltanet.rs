@@ -2,13 +2,13 @@
 
 use super::Mixer;
 use super::heads::{Output, Projections, unit};
-use super::linear::{self, delta};
 use crate::Result;
 use crate::blueprint::{self, DeltaNorm};
 use crate::cache::Cache;
 use crate::ffn::activation;
 use crate::parts::Step;
 use crate::weights::Leaves;
+use mlx::fast::{LinearScan, Rule, linear_scan};
 use mlx::nn::{self, Leaf, Linear, Module};
 use mlx::{self as mx, Array, Dtype};
 
@@ -60,8 +60,8 @@ impl Mixer for DeltaNet {
         let q = q * (s.heads.key_dim as f32).powf(-0.5);
         // nothing is forgotten
         let g = mx::zeros([b, s.heads.heads, l, 1], Dtype::Float32);
-        let inputs = linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None };
-        let (o, state) = delta(inputs, &beta, slots.take(0));
+        let rule = Rule::Delta { beta: &beta };
+        let (o, state) = linear_scan(&LinearScan { q: &q, k: &k, v: &v, g: &g, rule }, slots.take(0));
         slots.set(0, state);
         slots.advance(l);
         self.output.forward(&o, x)

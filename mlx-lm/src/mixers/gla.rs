@@ -3,13 +3,13 @@
 use super::Mixer;
 use super::delta::{Matrices, projection, through};
 use super::heads::{Output, Projections, log_decay};
-use super::linear;
 use crate::Result;
 use crate::blueprint::{self, Forget, Projection};
 use crate::cache::Cache;
 use crate::ffn::activation;
 use crate::parts::Step;
 use crate::weights::Leaves;
+use mlx::fast::{LinearScan, Rule, linear_scan};
 use mlx::nn::{Leaf, Module};
 use mlx::{self as mx, Array};
 
@@ -53,19 +53,20 @@ impl Mixer for Gla {
         let slots = cache.slots();
         let [q, k, v] = p.forward_silu(x, slots, 1);
         let act = |a: Array| s.feature_map.map_or(a.clone(), |f| activation::apply(f, &a));
-        let (q, k) = (act(p.queries(&q)), p.spread(act(p.keys(&k))));
-        let v = p.spread(p.keys(&v));
+        let (q, k) = (act(p.queries(&q)), act(p.keys(&k)));
+        let v = p.keys(&v);
         let gate = through(&self.gk_proj, x);
         let gate = match s.forget {
             Forget::PerHead => gate.swapaxes(1, 2).expand_dims(-1),
-            _ => p.spread(p.keys(&gate)),
+            _ => p.keys(&gate),
         };
         let mut g = log_decay(&gate, s.normalizer);
         if let Some(min) = s.clamp_min {
             g = mx::maximum(g, min);
         }
         let q = q * (s.heads.key_dim as f32).powf(-0.5);
-        let (o, state) = linear::scan(linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None }, slots.take(0));
+        let rule = Rule::Add { beta: None };
+        let (o, state) = linear_scan(&LinearScan { q: &q, k: &k, v: &v, g: &g, rule }, slots.take(0));
         slots.set(0, state);
         slots.advance(x.dim(1));
         self.output.forward(&o, x)

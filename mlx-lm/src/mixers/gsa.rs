@@ -2,14 +2,15 @@
 
 use super::Mixer;
 use super::heads::{Projections, log_decay};
-use super::linear::{self, Fades, chunks, half};
 use crate::Result;
 use crate::blueprint::{self, SlotMap, SlotOutput};
 use crate::cache::Cache;
 use crate::ffn::activation;
 use crate::parts::{Norm, Step};
 use crate::weights::Leaves;
+use mlx::fast::{LinearScan, Rule, linear_scan};
 use mlx::nn::{self, Leaf, Linear, Module};
+use mlx::plain::linear_scan::{Fades, chunks, half};
 use mlx::{self as mx, Array, Dtype};
 
 /// Slots 0 and 1 hold the states of keys and values, the next ones the tails of convolutions.
@@ -66,7 +67,8 @@ pub fn attend([q, k, v, g]: [&Array; 4], scale: f32, states: [Option<Array>; 2])
     let [keys, values] = states;
     let (scores, keys) = slot_scores(&q, &k, &s, &g, keys);
     let a = mx::softmax(&scores, -1);
-    let (o, values) = linear::scan(linear::Inputs { q: &a, k: &s, v, g: &g, read: None }, values);
+    let rule = Rule::Add { beta: None };
+    let (o, values) = linear_scan(&LinearScan { q: &a, k: &s, v, g: &g, rule }, values);
     (o, [keys, values])
 }
 

@@ -1,14 +1,15 @@
 //! Lightning attention: linear attention with a fixed decay per head and layer (bailing_hybrid, bailing_moe_linear).
 
 use super::attention::split_heads;
-use super::{Mixer, linear, rope::Rope};
+use super::{Mixer, rope::Rope};
 use crate::blueprint::{self, FusedQkv, Projections};
 use crate::cache::Cache;
 use crate::parts::{Norm, Step};
 use crate::weights::Leaves;
 use crate::{Error, Result};
+use mlx::fast::{self, LinearScan, Rule};
 use mlx::nn::{Leaf, Linear, Module, Param};
-use mlx::{self as mx, Array, fast};
+use mlx::{self as mx, Array};
 
 /// Lightning attention over [`blueprint::Lightning`].
 #[derive(Module)]
@@ -87,7 +88,8 @@ impl Mixer for Lightning {
         let g = mx::broadcast_to(&self.log_decay, [b, s.heads, l, 1]);
         // Python mlx-lm keeps the state as [K, V]
         let before = slots.take(0).map(|state| state.swapaxes(-1, -2));
-        let (o, state) = linear::scan(linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None }, before);
+        let rule = Rule::Add { beta: None };
+        let (o, state) = fast::linear_scan(&LinearScan { q: &q, k: &k, v: &v, g: &g, rule }, before);
         slots.set(0, state.swapaxes(-1, -2));
         slots.advance(l);
         let o = o.astype(x.dtype()).swapaxes(1, 2).flatten(2, 3);

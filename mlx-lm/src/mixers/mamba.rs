@@ -1,16 +1,14 @@
 //! Mamba (Gu and Dao 2023): per channel S = e^(dt A) S + dt x B, y = S C + D x, behind a short convolution.
 
-use super::{Mixer, conv::CausalConv, prefix::states};
+use super::{Mixer, conv::CausalConv};
 use crate::Result;
 use crate::blueprint::{self, MambaNorms};
 use crate::cache::Cache;
 use crate::parts::Step;
 use crate::weights::Leaves;
+use mlx::fast::{self, SelectiveScan};
 use mlx::nn::{Leaf, Linear, Module, Param};
-use mlx::{self as mx, Array, Dtype, fast, nn};
-
-/// Tokens whose states exist at the same time.
-const CHUNK: i32 = 64;
+use mlx::{Array, Dtype, nn};
 
 /// One mamba mixer.
 #[derive(Module)]
@@ -64,41 +62,12 @@ impl Mixer for Mamba {
         };
         let f = |a: &Array| a.astype(Dtype::Float32);
         let dt = nn::softplus(&f(&self.dt_proj.forward(&norm(&p[0], &self.dt_norm))));
-        let inputs = Inputs { dt, u: f(&u), b: f(&norm(&p[1], &self.b_norm)), c: f(&norm(&p[2], &self.c_norm)) };
+        let (b, c) = (norm(&p[1], &self.b_norm), norm(&p[2], &self.c_norm));
         let a = -f(self.a_log.value()).exp();
-        let (y, state) = scan(&inputs, &a, slots.take(1));
+        let scan = SelectiveScan { u: &u, dt: &dt, a: &a, b: &b, c: &c, skip: self.d.value() };
+        let (y, state) = fast::selective_scan(&scan, slots.take(1));
         slots.set(1, state);
         slots.advance(x.dim(1));
-        let y = (y + &inputs.u * self.d.value()).astype(x.dtype());
-        let z = &parts[1];
-        self.out_proj.forward(&nn::swiglu(z, &y))
+        self.out_proj.forward(&nn::swiglu(&parts[1], &y.astype(x.dtype())))
     }
-}
-
-/// dt, u [B, L, D], b, c [B, L, N], in float32.
-struct Inputs {
-    dt: Array,
-    u: Array,
-    b: Array,
-    c: Array,
-}
-
-/// All outputs [B, L, D] and the state [B, D, N] after the last token; a [D, N].
-fn scan(i: &Inputs, a: &Array, state: Option<Array>) -> (Array, Array) {
-    let [batch, l, d] = i.u.dims();
-    let mut state = match state {
-        Some(s) => s.astype(Dtype::Float32),
-        None => mx::zeros([batch, d, a.dim(1)], Dtype::Float32),
-    };
-    let mut out = Vec::new();
-    for at in (0..l).step_by(CHUNK as usize) {
-        let cut = |x: &Array| x.slice_axis(1, at..(at + CHUNK).min(l));
-        let (dt, u, b, c) = (cut(&i.dt), cut(&i.u), cut(&i.b), cut(&i.c));
-        let decay = (dt.expand_dims(-1) * a).exp();
-        let input = (dt * u).expand_dims(-1) * b.expand_dims(2);
-        let states = states(&decay, &input, &state);
-        out.push((&states * c.expand_dims(2)).sum(-1));
-        state = mx::contiguous(&states.slice_axis(1, -1..states.dim(1)).squeeze(1));
-    }
-    (if out.len() == 1 { out.remove(0) } else { mx::concatenate(&out, 1) }, state)
 }

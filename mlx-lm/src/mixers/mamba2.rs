@@ -1,13 +1,14 @@
 //! Mamba-2 (Dao and Gu 2024): S = e^(dt A) S + (dt x) B', y = S C + D x, behind a short convolution.
 
-use super::{Mixer, conv::CausalConv, linear};
+use super::{Mixer, conv::CausalConv};
 use crate::Result;
 use crate::blueprint::{self, GatedNorm, Skip};
 use crate::cache::{Cache, Slots};
 use crate::parts::Step;
 use crate::weights::Leaves;
+use mlx::fast::{self, LinearScan, Rule};
 use mlx::nn::{Leaf, Linear, Module, Param};
-use mlx::{self as mx, Array, Dtype, fast, nn};
+use mlx::{self as mx, Array, Dtype, nn};
 
 /// The state space of all heads: `S = e^(dt A) S + (dt u) B'`, `y = S C + D u`, dt = softplus(dt + bias) within bounds.
 #[derive(Module)]
@@ -43,17 +44,14 @@ impl StateSpace {
     pub fn forward(&self, [u, b, c, dt]: [&Array; 4], slots: &mut Slots, slot: usize) -> Array {
         let dtype = u.dtype();
         let heads = |a: &Array, n: i32| a.unflatten(-1, [n, -1]).swapaxes(1, 2);
-        let wide = |a: &Array| {
-            let a = heads(a, self.groups);
-            if self.heads == self.groups { a } else { mx::repeat(&a, self.heads / self.groups, 1) }
-        };
-        let (u, k, q) = (heads(u, self.heads), wide(b), wide(c));
+        let (u, k, q) = (heads(u, self.heads), heads(b, self.groups), heads(c, self.groups));
         let dt = dt.astype(Dtype::Float32);
         let dt = nn::softplus(&self.dt_bias.as_ref().map_or(dt.clone(), |b| dt + b.value()));
         let dt = mx::clip(&dt, Some(self.dt_limit.0), Some(self.dt_limit.1));
-        let g = -(&dt * self.a_log.value().astype(Dtype::Float32).exp()).swapaxes(1, 2).expand_dims(-1);
-        let v = &u * dt.swapaxes(1, 2).expand_dims(-1);
-        let (y, state) = linear::scan(linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None }, slots.take(slot));
+        let g = -(&dt * self.a_log.value().astype(Dtype::Float32).exp());
+        let [g, dt] = [g, dt].map(|a| a.swapaxes(1, 2).expand_dims(-1));
+        let rule = Rule::Add { beta: Some(&dt) };
+        let (y, state) = fast::linear_scan(&LinearScan { q: &q, k: &k, v: &u, g: &g, rule }, slots.take(slot));
         slots.set(slot, state);
         let y = match &self.d {
             Some(d) => y + u.astype(Dtype::Float32) * d.value().reshape([self.heads, 1, -1]),

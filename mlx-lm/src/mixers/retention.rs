@@ -2,13 +2,14 @@
 
 use super::Mixer;
 use super::heads::{Output, Projections};
-use super::{linear, rope::Rope};
+use super::rope::Rope;
 use crate::Result;
 use crate::blueprint;
 use crate::cache::{Cache, Position, Slots};
 use crate::ffn::activation;
 use crate::parts::Step;
 use crate::weights::Leaves;
+use mlx::fast::{LinearScan, Rule, linear_scan};
 use mlx::nn::{Leaf, Module};
 use mlx::{self as mx, Array, Dtype};
 
@@ -59,10 +60,11 @@ impl Mixer for Retention {
             let at = positions(slots, 1 + s.heads.slots(), b, l);
             (q, k) = (rope.forward(&q, &at), rope.forward(&k, &at));
         }
-        let (k, v) = (p.spread(k), p.spread(p.keys(&v)));
+        let v = p.keys(&v);
         let q = q * (s.heads.key_dim as f32).powf(-0.5);
         let g = mx::broadcast_to(&log_decays(s.heads.heads), [b, s.heads.heads, l, 1]);
-        let (o, state) = linear::scan(linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None }, slots.take(0));
+        let rule = Rule::Add { beta: None };
+        let (o, state) = linear_scan(&LinearScan { q: &q, k: &k, v: &v, g: &g, rule }, slots.take(0));
         slots.set(0, state);
         slots.advance(l);
         self.output.forward(&o, x)

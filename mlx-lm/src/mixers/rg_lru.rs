@@ -1,7 +1,7 @@
 //! Griffin's recurrent block (De et al. 2024): h = a h + sqrt(1 - a^2) (gate x), a = e^(-8 gate' softplus(p)), behind a
 //! short convolution and under a second, gating branch.
 
-use super::{Mixer, conv::CausalConv, prefix::states};
+use super::{Mixer, conv::CausalConv};
 use crate::Result;
 use crate::blueprint::{self, Activation};
 use crate::cache::Cache;
@@ -9,6 +9,7 @@ use crate::ffn::activation;
 use crate::parts::Step;
 use crate::weights::Leaves;
 use mlx::nn::{Leaf, Linear, Module, Param};
+use mlx::plain::prefix::states;
 use mlx::{self as mx, Array, Dtype, nn};
 
 /// How much the strongest gate decays.

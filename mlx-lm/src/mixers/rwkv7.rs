@@ -1,15 +1,15 @@
 //! RWKV-7 (Peng et al. 2025): S = S diag(w) - (S kk) (kk a)' + v k', y = S r, over tokens mixed with their predecessors.
 
 use super::Mixer;
-use super::linear::{self, Read, scan};
 use crate::Result;
 use crate::blueprint::{self, UnitNorm};
 use crate::cache::{Cache, Slots};
 use crate::ffn::activation;
 use crate::parts::Step;
 use crate::weights::Leaves;
+use mlx::fast::{self, LinearScan, Rule, linear_scan};
 use mlx::nn::{Leaf, Linear, Module, Param};
-use mlx::{self as mx, Array, Dtype, fast};
+use mlx::{self as mx, Array, Dtype};
 
 /// Under which name the first layer leaves its values [B, L, values].
 pub const FIRST_VALUES: &str = "rwkv7 values";
@@ -145,8 +145,8 @@ impl Mixer for Rwkv7 {
         let k = &k + &k * (&rate - 1.0) * self.k_a.value();
         let [q, key, value, g] = [&r, &k, &v, &(decay * -STRONGEST)].map(swap);
         let (at, under) = (swap(&removed), swap(&(&removed * rate)));
-        let read = Some(Read { at: &at, under: Some(&under) });
-        let (o, state) = scan(linear::Inputs { q: &q, k: &key, v: &value, g: &g, read }, slots.take(1));
+        let rule = Rule::Remove { at: &at, under: &under };
+        let (o, state) = linear_scan(&LinearScan { q: &q, k: &key, v: &value, g: &g, rule }, slots.take(1));
         slots.set(1, state);
         slots.advance(l);
 
@@ -194,8 +194,8 @@ impl Mixer for Rwkv7Bare {
         let (q, k, v) = (heads(&self.receptance), heads(&self.key), heads(&self.value));
         let g = -heads(&self.decay).astype(Dtype::Float32).exp();
         let (at, under) = (-heads(&self.a_proj), heads(&self.b_proj));
-        let read = Some(Read { at: &at, under: Some(&under) });
-        let (o, state) = scan(linear::Inputs { q: &q, k: &k, v: &v, g: &g, read }, slots.take(0));
+        let rule = Rule::Remove { at: &at, under: &under };
+        let (o, state) = linear_scan(&LinearScan { q: &q, k: &k, v: &v, g: &g, rule }, slots.take(0));
         slots.set(0, state);
         slots.advance(l);
         self.output.forward(&swap(&o).astype(x.dtype()).reshape([b, l, -1]))

@@ -2,11 +2,11 @@
 
 use crate::layers::{Args, nsa_blocks};
 use crate::mixers::{Inputs, tensor};
+use mlx::fast::{LinearScan, Rule, linear_scan};
 use mlx::{self as mx, Array, Dtype, nn};
 use mlx_lm::blueprint::CacheKind;
 use mlx_lm::cache::{self, Cache, Slots};
 use mlx_lm::mixers::history::History;
-use mlx_lm::mixers::linear::{self, delta, scan};
 use mlx_lm::mixers::{gsa, heads, moba, nsa, retention};
 use serde_json::Value;
 
@@ -36,10 +36,6 @@ pub fn operation(kind: &str, json: &Value) -> Result<(Run, Fresh), String> {
     // heads before tokens
     let h = |i: &Inputs, name: &str| i[name].swapaxes(1, 2);
     let one = |i: &Inputs, name: &str| i[name].swapaxes(1, 2).expand_dims(-1);
-    let spread = |a: Array, heads: i32| match heads / a.dim(1) {
-        1 => a,
-        n => mx::repeat(&a, n, 1),
-    };
     let back = |(o, state): (Array, Array), cache: &mut dyn Cache| {
         cache.slots().set(0, state);
         o.swapaxes(1, 2)
@@ -55,9 +51,9 @@ pub fn operation(kind: &str, json: &Value) -> Result<(Run, Fresh), String> {
                     "simple_gla" => heads::log_decay(&one(i, "g"), normalizer),
                     _ => mx::broadcast_to(&retention::log_decays(heads), [b, heads, l, 1]),
                 };
-                let inputs = linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None };
+                let rule = Rule::Add { beta: None };
                 let state = cache.slots().take(0);
-                back(scan(inputs, state), cache)
+                back(linear_scan(&LinearScan { q: &q, k: &k, v: &v, g: &g, rule }, state), cache)
             })
         }
         "deltanet" | "gated_deltanet" | "kda" => {
@@ -65,7 +61,7 @@ pub fn operation(kind: &str, json: &Value) -> Result<(Run, Fresh), String> {
             Box::new(move |i, cache| {
                 let v = h(i, "v");
                 let [b, heads, l, _] = v.dims();
-                let (q, k) = (spread(h(i, "q"), heads), spread(h(i, "k"), heads));
+                let (q, k) = (h(i, "q"), h(i, "k"));
                 let q = if q_l2 { heads::unit(&q) } else { q.astype(Dtype::Float32) } * key_scale;
                 let g = match kind.as_str() {
                     "deltanet" => mx::zeros([b, heads, l, 1], Dtype::Float32),
@@ -74,9 +70,9 @@ pub fn operation(kind: &str, json: &Value) -> Result<(Run, Fresh), String> {
                 };
                 let beta = one(i, "b").astype(Dtype::Float32).sigmoid();
                 let k = heads::unit(&k);
-                let inputs = linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None };
+                let rule = Rule::Delta { beta: &beta };
                 let state = cache.slots().take(0);
-                back(delta(inputs, &beta, state), cache)
+                back(linear_scan(&LinearScan { q: &q, k: &k, v: &v, g: &g, rule }, state), cache)
             })
         }
         "gsa" => Box::new(move |i, cache| {
@@ -88,22 +84,21 @@ pub fn operation(kind: &str, json: &Value) -> Result<(Run, Fresh), String> {
         }),
         "mamba2" => Box::new(move |i, cache| {
             let x = h(i, "x");
-            let heads = x.dim(1);
-            let (k, q) = (spread(h(i, "B"), heads), spread(h(i, "C"), heads));
+            let (k, q) = (h(i, "B"), h(i, "C"));
             let dt = nn::softplus(&(one(i, "dt").astype(Dtype::Float32) + i["dt_bias"].reshape([-1, 1, 1])));
             let g = -(&dt * i["A_log"].exp().reshape([-1, 1, 1]));
-            let v = &x * &dt;
+            let rule = Rule::Add { beta: Some(&dt) };
             let state = cache.slots().take(0);
-            let (o, state) = scan(linear::Inputs { q: &q, k: &k, v: &v, g: &g, read: None }, state);
+            let (o, state) = linear_scan(&LinearScan { q: &q, k: &k, v: &x, g: &g, rule }, state);
             back((o + x * i["D"].reshape([-1, 1, 1]), state), cache)
         }),
         "rwkv7" => Box::new(move |i, cache| {
             let (q, k, v) = (h(i, "r"), h(i, "k"), h(i, "v"));
             let g = -h(i, "w").astype(Dtype::Float32).exp();
             let (at, under) = (-h(i, "a"), h(i, "b"));
-            let read = Some(linear::Read { at: &at, under: Some(&under) });
+            let rule = Rule::Remove { at: &at, under: &under };
             let state = cache.slots().take(0);
-            back(scan(linear::Inputs { q: &q, k: &k, v: &v, g: &g, read }, state), cache)
+            back(linear_scan(&LinearScan { q: &q, k: &k, v: &v, g: &g, rule }, state), cache)
         }),
         "nsa" => Box::new(move |i, cache| {
             let past = History::update(cache.kv(), h(i, "k"), h(i, "v"));

@@ -1,13 +1,16 @@
-//! The chunked recurrence against its formula, one token and one number at a time.
+//! Recurrences against their formulas, one token and one number at a time: the plain form, and whatever runs here.
 
 use super::rule;
-use mlx::Array;
-use mlx_lm::mixers::linear::{Inputs, Read, delta, scan};
-use mlx_lm::mixers::prefix::states;
+use mlx::fast::{self, LinearScan, Rule};
+use mlx::plain::{self, prefix::states};
+use mlx::{Array, Dtype};
 
 const HEADS: usize = 2;
 const K: usize = 4;
 const V: usize = 3;
+
+type Scan = fn(&LinearScan<'_>, Option<Array>) -> (Array, Array);
+const FORMS: [(&str, Scan); 2] = [("fast", fast::linear_scan), ("plain", plain::linear_scan)];
 
 /// `[1, H, L, width]` of numbers in [low, high), and the same as a list.
 fn random(name: &str, l: usize, width: usize, low: f32, high: f32) -> (Array, Vec<f32>) {
@@ -69,16 +72,21 @@ fn chunks_of_a_linear_recurrence_follow_its_formula() {
             let (g, gs) = random("g", l, fine, -1.0, 1.0);
             let gs: Vec<f32> = gs.iter().map(|g| harshest * g.powi(6)).collect();
             let g = Array::from_slice(&gs, g.shape());
-            for (under, read, what) in [
-                (None, None, "no reads"),
-                (Some([&rs[..], &ks]), Some(Read { at: &r, under: None }), "reads under k"),
-                (Some([&rs[..], &es]), Some(Read { at: &r, under: Some(&e) }), "reads under e"),
+            // beta is 1: what a delta rule reads under k is k, faded
+            let one = mlx::ones([1, HEADS as i32, l as i32, 1], Dtype::Float32);
+            let faded: Vec<f32> = ks.iter().enumerate().map(|(i, k)| k * gs[i / K * fine + i % fine].exp()).collect();
+            for (under, rule, what) in [
+                (None, Rule::Add { beta: None }, "no reads"),
+                (Some([&faded[..], &ks]), Rule::Delta { beta: &one }, "reads under k"),
+                (Some([&rs[..], &es]), Rule::Remove { at: &r, under: &e }, "reads under e"),
             ] {
-                let what = format!("{l} tokens, {fine} decays to {harshest}, {what}");
-                let (o, s) = scan(Inputs { q: &q, k: &k, v: &v, g: &g, read }, Some(start.clone()));
                 let (want, last) = formula(l, [&qs, &ks, &vs, &gs], fine, under, &s0);
-                close(&format!("outputs of {what}"), &o, &want);
-                close(&format!("state of {what}"), &s, &last);
+                for (form, scan) in FORMS {
+                    let what = format!("{l} tokens, {fine} decays to {harshest}, {what}, {form}");
+                    let (o, s) = scan(&LinearScan { q: &q, k: &k, v: &v, g: &g, rule }, Some(start.clone()));
+                    close(&format!("outputs of {what}"), &o, &want);
+                    close(&format!("state of {what}"), &s, &last);
+                }
             }
         }
     }
@@ -90,8 +98,7 @@ fn the_delta_rule_writes_what_the_decayed_state_gets_wrong() {
     let l = 70;
     let [(q, qs), (k, ks), (v, vs)] = [("q", K), ("k", K), ("v", V)].map(|(n, w)| random(n, l, w, -0.7, 0.7));
     let ((g, gs), (beta, bs)) = (random("g", l, 1, -1.0, 0.0), random("beta", l, 1, 0.0, 1.0));
-    let inputs = Inputs { q: &q, k: &k, v: &v, g: &g, read: None };
-    let (o, _) = delta(inputs, &beta, None);
+    let inputs = LinearScan { q: &q, k: &k, v: &v, g: &g, rule: Rule::Delta { beta: &beta } };
     let mut want = Vec::new();
     for h in 0..HEADS {
         let mut s = [[0.0f64; K]; V];
@@ -106,7 +113,9 @@ fn the_delta_rule_writes_what_the_decayed_state_gets_wrong() {
             want.extend(s.iter().map(|row| (0..K).map(|j| row[j] * f64::from(qs[at * K + j])).sum::<f64>() as f32));
         }
     }
-    close("outputs", &o, &want);
+    for (form, scan) in FORMS {
+        close(form, &scan(&inputs, None).0, &want);
+    }
 }
 
 /// h = decay h + input, number by number, at lengths within, at and across blocks of blocks.
@@ -147,16 +156,19 @@ fn no_length_and_no_decay_overflows() {
     let slow = mlx::broadcast_to(&mlx_lm::mixers::retention::log_decays(HEADS as i32), [1, HEADS as i32, l as i32, 1]);
     let fine = random("g", l, K, -1.0, 0.0).0;
     for g in [slow, fine.clone() * 1e4, fine * 1e30] {
-        let run = |from: i32, to: i32, state: Option<Array>| {
-            let [q, k, v, g] = [&q, &k, &v, &g].map(|a| a.slice_axis(2, from..to));
-            scan(Inputs { q: &q, k: &k, v: &v, g: &g, read: None }, state)
-        };
-        let (whole, last) = run(0, l as i32, None);
-        let (first, state) = run(0, 1777, None);
-        let (second, end) = run(1777, l as i32, Some(state));
-        let parts = mlx::concatenate(&[first, second], 2);
-        close("outputs in two pieces", &parts, &mlx::contiguous(&whole).to_vec::<f32>().unwrap());
-        close("state after two pieces", &end, &mlx::contiguous(&last).to_vec::<f32>().unwrap());
-        assert!(whole.to_vec::<f32>().unwrap().iter().all(|x| x.is_finite()));
+        for (form, scan) in FORMS {
+            let run = |from: i32, to: i32, state: Option<Array>| {
+                let [q, k, v, g] = [&q, &k, &v, &g].map(|a| a.slice_axis(2, from..to));
+                scan(&LinearScan { q: &q, k: &k, v: &v, g: &g, rule: Rule::Add { beta: None } }, state)
+            };
+            let (whole, last) = run(0, l as i32, None);
+            let (first, state) = run(0, 1777, None);
+            let (second, end) = run(1777, l as i32, Some(state));
+            let parts = mlx::concatenate(&[first, second], 2);
+            let whole = mlx::contiguous(&whole).to_vec::<f32>().unwrap();
+            close(&format!("outputs in two pieces, {form}"), &parts, &whole);
+            close(&format!("state after two pieces, {form}"), &end, &mlx::contiguous(&last).to_vec::<f32>().unwrap());
+            assert!(whole.iter().all(|x| x.is_finite()), "{form}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Fused ops (`mlx.core.fast`) and this crate's own: linear layers with their surroundings, decode attention.
+//! Fused ops (`mlx.core.fast`) and this crate's own: linear layers with their surroundings, decode attention, recurrences.
 
 mod buffer;
 mod cuda;
@@ -6,6 +6,7 @@ mod decode;
 mod experts;
 mod kernel;
 mod linear;
+mod recurrent;
 
 pub use buffer::share_buffer;
 pub use decode::{DecodeAttention, KvBuffers, Place, Rotation};
@@ -14,6 +15,7 @@ pub use kernel::{
     Kernel, KernelScalar, KernelSource, Launch, Template, cuda_kernel, metal_kernel, precompiled_cuda_kernel,
 };
 pub use linear::{Fused, Matrix, embed_fused, expert_linear, is_fused, linear, linear_plain};
+pub use recurrent::{LinearScan, Rule, SelectiveScan, linear_scan, selective_scan};
 
 pub use crate::cpu::Gate;
 use crate::error::refuse;

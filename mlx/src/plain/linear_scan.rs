@@ -5,26 +5,15 @@
 //! tokens are all computed at once. What is left of a token at a later one is e^(sum of decays between them), or the
 //! product of their exponentials: at most 1, nothing overflows.
 
-use mlx::{self as mx, Array, Dtype, Scan};
-
-/// Inputs of [`scan`]: q, k `[B, H, L, K]`, v `[B, H, L, V]`, g `[B, H, L, 1 or K]`.
-#[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a> {
-    pub q: &'a Array,
-    pub k: &'a Array,
-    pub v: &'a Array,
-    /// Log-decays, none of them positive.
-    pub g: &'a Array,
-    pub read: Option<Read<'a>>,
-}
+use crate::fast::{LinearScan, Rule};
+use crate::{self as mx, Array, Dtype, Scan};
 
 /// What a token takes out of the state before it: r, e `[B, H, L, K]`.
-#[derive(Debug, Clone, Copy)]
-pub struct Read<'a> {
+struct Read {
     /// r: where it reads.
-    pub at: &'a Array,
+    at: Array,
     /// e: the key under which what was read is taken out; k, if `None`, so that v is written as a difference.
-    pub under: Option<&'a Array>,
+    under: Option<Array>,
 }
 
 /// Tokens of a chunk, a power of two.
@@ -32,13 +21,29 @@ const CHUNK: i32 = 64;
 /// Chunks that are prepared at the same time.
 const TOGETHER: i32 = 4;
 
-/// All outputs `[B, H, L, V]` and the state `[B, H, V, K]` after the last token, both float32; no state is zeros.
-pub fn scan(i: Inputs<'_>, state: Option<Array>) -> (Array, Array) {
-    let f = |a: &Array| a.astype(Dtype::Float32);
-    let (q, k, v, g) = (f(i.q), f(i.k), f(i.v), f(i.g));
-    let read = i.read.map(|r| (f(r.at), r.under.map(f)));
-    let [b, h, l, d] = q.dims();
-    let mut state = state.map_or_else(|| mx::zeros([b, h, v.dim(-1), d], Dtype::Float32), |s| f(&s));
+/// [`crate::fast::linear_scan`].
+#[track_caller]
+pub fn linear_scan(i: &LinearScan<'_>, state: Option<Array>) -> (Array, Array) {
+    let h = i.heads();
+    let f = |a: &Array| {
+        let a = a.astype(Dtype::Float32);
+        if a.dim(1) == h { a } else { mx::repeat(&a, h / a.dim(1), 1) }
+    };
+    let (q, k, mut v, g) = (f(i.q), f(i.k), f(i.v), f(i.g));
+    let read = match i.rule {
+        Rule::Add { beta } => {
+            v = beta.map_or(v.clone(), |beta| v * f(beta));
+            None
+        }
+        Rule::Delta { beta } => {
+            let beta = f(beta);
+            v = v * &beta;
+            Some(Read { at: &k * g.exp() * beta, under: None })
+        }
+        Rule::Remove { at, under } => Some(Read { at: f(at), under: Some(f(under)) }),
+    };
+    let [b, _, l, d] = q.dims();
+    let mut state = state.map_or_else(|| mx::zeros([b, h, v.dim(-1), d], Dtype::Float32), |s| s.astype(Dtype::Float32));
     if l == 1 {
         return step(&q, &k, &v, &g, read, &state);
     }
@@ -47,7 +52,7 @@ pub fn scan(i: Inputs<'_>, state: Option<Array>) -> (Array, Array) {
     for at in (0..l).step_by((chunk * TOGETHER) as usize) {
         let n = (l - at).min(chunk * TOGETHER);
         let cut = |a: &Array| chunks(&a.slice_axis(2, at..at + n), chunk);
-        let read = read.as_ref().map(|(r, e)| (cut(r), e.as_ref().map(cut)));
+        let read = read.as_ref().map(|r| Read { at: cut(&r.at), under: r.under.as_ref().map(cut) });
         let (o, s) = segment(&cut(&q), &cut(&k), &cut(&v), &cut(&g), read, state);
         out.push(o.slice_axis(2, 0..n));
         state = s;
@@ -55,25 +60,15 @@ pub fn scan(i: Inputs<'_>, state: Option<Array>) -> (Array, Array) {
     (mx::concatenate(&out, 2), state)
 }
 
-/// The gated delta rule (arXiv:2412.06464): `S = e^g S`, then `S += beta (v - S k) k^T`, with beta `[B, H, L, 1]`.
-pub fn delta(i: Inputs<'_>, beta: &Array, state: Option<Array>) -> (Array, Array) {
-    let beta = beta.astype(Dtype::Float32);
-    let at = i.k * i.g.astype(Dtype::Float32).exp() * &beta;
-    scan(Inputs { v: &(i.v * beta), read: Some(Read { at: &at, under: None }), ..i }, state)
-}
-
 fn column(a: &Array) -> Array {
     a.swapaxes(-1, -2)
 }
 
-/// r and e of [`Read`] in float32.
-type Reads = Option<(Array, Option<Array>)>;
-
 /// One token, as the formula reads.
-fn step(q: &Array, k: &Array, v: &Array, g: &Array, read: Reads, s: &Array) -> (Array, Array) {
+fn step(q: &Array, k: &Array, v: &Array, g: &Array, read: Option<Read>, s: &Array) -> (Array, Array) {
     let mut new = g.exp() * s;
     let mut write = v.clone();
-    if let Some((r, under)) = read {
+    if let Some(Read { at: r, under }) = read {
         let seen = r.matmul(&column(s));
         match under {
             None => write = v - seen,
@@ -85,7 +80,7 @@ fn step(q: &Array, k: &Array, v: &Array, g: &Array, read: Reads, s: &Array) -> (
 }
 
 /// [B, H, L, D] to [B, H, N, C, D], filled up with zeros: a token of zeros changes no state.
-pub(super) fn chunks(a: &Array, chunk: i32) -> Array {
+pub fn chunks(a: &Array, chunk: i32) -> Array {
     let [b, h, l, d] = a.dims();
     let n = (l + chunk - 1) / chunk;
     let a = match n * chunk - l {
@@ -96,7 +91,7 @@ pub(super) fn chunks(a: &Array, chunk: i32) -> Array {
 }
 
 /// Some chunks: whatever does not need the state of all of them together, then the state from one to the next.
-fn segment(q: &Array, k: &Array, v: &Array, g: &Array, read: Reads, mut s: Array) -> (Array, Array) {
+fn segment(q: &Array, k: &Array, v: &Array, g: &Array, read: Option<Read>, mut s: Array) -> (Array, Array) {
     let fades = Fades::new(g);
     let (from_state, whole) = (q * fades.since(), g.sum_keepdims(3).exp());
     let into_state = |k: &Array| k * fades.until_end();
@@ -104,7 +99,7 @@ fn segment(q: &Array, k: &Array, v: &Array, g: &Array, read: Reads, mut s: Array
     let (mut inside, mut keys) = (pairs(q, k, true), into_state(k));
     // writes that the state does not change, and writes a - b S that it does
     let (mut fixed, mut answers) = (Some(v.clone()), None);
-    if let Some((r, under)) = read {
+    if let Some(Read { at: r, under }) = read {
         // what the tokens of a chunk read, u, solves (I + R) u = r e^(decay before) S + what earlier values left there,
         // R of the reads of what earlier tokens took out
         let solve = unit_lower_inverse(&pairs(&r, under.as_ref().unwrap_or(k), false));
@@ -133,7 +128,7 @@ fn segment(q: &Array, k: &Array, v: &Array, g: &Array, read: Reads, mut s: Array
 }
 
 /// What decays leave of one token at another, within blocks of 1, 2, 4, .. tokens up to a chunk: [.., C, 1 or K] each.
-pub(super) struct Fades {
+pub struct Fades {
     g: Array,
     blocks: Vec<Block>,
 }
@@ -221,7 +216,7 @@ impl Fades {
 }
 
 /// The first or second half of the tokens of x [.., C, K].
-pub(super) fn half(x: &Array, i: i32) -> Array {
+pub fn half(x: &Array, i: i32) -> Array {
     let n = x.dim(-2) / 2;
     x.slice_axis(-2, i * n..(i + 1) * n)
 }

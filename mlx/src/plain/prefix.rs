@@ -1,6 +1,6 @@
 //! The element-wise recurrence of mamba and of real-gated linear units.
 
-use mlx::{self as mx, Array};
+use crate::{self as mx, Array};
 
 /// Tokens that go one after the other, in all blocks of an input at the same time.
 const BLOCK: i32 = 8;
