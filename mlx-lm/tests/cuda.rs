@@ -101,6 +101,77 @@ fn decoded_steps_equal_a_whole_pass() {
     }
 }
 
+/// Recorded configs with recurrent layers, all experts chosen (see [`models`]).
+fn recurrent() -> Vec<(String, Config)> {
+    let kinds = [
+        "qwen3_next",
+        "qwen3_5",
+        "olmo_hybrid",
+        "kimi_linear",
+        "mamba",
+        "mamba2",
+        "nemotron_h",
+        "falcon_h1",
+        "granitemoehybrid",
+        "rwkv7",
+    ];
+    let mut text = String::new();
+    let file = &include_bytes!("data/families.jsonl.gz")[..];
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(file), &mut text).unwrap();
+    let mut found = Vec::<(String, Config)>::new();
+    for line in text.lines() {
+        let mut c = serde_json::from_str::<Value>(line).unwrap()["config"].take();
+        let kind = c["model_type"].as_str().unwrap_or_default().to_string();
+        if !kinds.contains(&kind.as_str()) || found.iter().any(|f| f.0 == kind) {
+            continue;
+        }
+        let experts = ["num_experts", "n_routed_experts", "num_local_experts"].map(|k| c[k].as_u64());
+        if let Some(n) = experts.into_iter().flatten().next() {
+            for key in ["num_experts_per_tok", "num_experts_per_token"] {
+                if c.get(key).is_some() {
+                    c[key] = n.into();
+                }
+            }
+        }
+        found.push((kind, Config::from_json(c, "config.json").unwrap()));
+    }
+    assert_eq!(found.len(), kinds.len());
+    found
+}
+
+#[test]
+fn recurrent_layers_equal_those_on_the_cpu() {
+    if !card("recurrent_layers_equal_those_on_the_cpu") {
+        return;
+    }
+    for (name, c) in recurrent() {
+        mx::random::seed(7);
+        let model = Model::random(c, Dtype::Float16, None).unwrap();
+        let d = &model.decoder;
+        // a prompt that one kernel takes, tokens one by one and in twos, and a prompt that is prepared at once
+        let (len, prompt) = (90, 20);
+        let all = ids(2, len) % 199u32;
+        let want = mx::with_device(mx::Device::Cpu, || {
+            let y = d.forward_direct(&all).unwrap();
+            y.eval().unwrap();
+            y
+        });
+        let want = |from: i32, to: i32| floats(&want.slice_axis(1, from..to));
+        let whole = error(&floats(&d.forward_direct(&all).unwrap()), &want(0, len));
+        let mut caches = d.caches().unwrap();
+        let start = d.forward(&all.slice_axis(1, 0..prompt), &mut caches);
+        let mut worst = error(&floats(&start), &want(0, prompt));
+        let mut at = prompt;
+        for n in [1, 1, 1, 2, 1, 5, 1, 1] {
+            let y = d.forward(&all.slice_axis(1, at..at + n), &mut caches);
+            worst = worst.max(error(&floats(&y), &want(at, at + n)));
+            at += n;
+        }
+        println!("{name}: whole {whole:.1e}, steps {worst:.1e}");
+        assert!(whole < 3e-2 && worst < 3e-2, "{name}: whole {whole:e}, steps {worst:e}");
+    }
+}
+
 #[test]
 fn rows_of_unequal_length_decode_as_alone() {
     if !card("rows_of_unequal_length_decode_as_alone") {

@@ -138,6 +138,121 @@ fn attention(name: &str, heads: i32, kv: i32, d: i32, batch: i32, keys: i32) {
     );
 }
 
+/// Layers with states of their own, one after the other through their outputs: microseconds a layer and GB/s of states,
+/// read and written.
+fn recurrent(name: &str, state: [i32; 4], mut layer: impl FnMut(&Array, &Array) -> (Array, Array)) {
+    let mut states: Vec<Array> = (0..24).map(|_| mx::random::normal(state, Dtype::Float32, 0.0, 0.1, None)).collect();
+    let zero = mx::zeros([1], Dtype::Bfloat16);
+    mx::eval(states.iter().chain([&zero])).unwrap();
+    let (layers, bytes) = (states.len(), 2 * states[0].nbytes());
+    let t = time(layers, || {
+        let mut join = zero.clone();
+        for s in &mut states {
+            let (out, next) = layer(&join, s);
+            join = out.flatten(0, -1).slice_axis(0, 0..1).astype(Dtype::Bfloat16) * 0.0;
+            *s = next;
+        }
+        join
+    });
+    println!("{name:24} {:>7.2} us {:>5.0} GB/s (with the ops that join the chain)", t * 1e6, bytes as f64 / t / 1e9);
+}
+
+fn recurrences() {
+    let bf = Dtype::Bfloat16;
+    let normal = |shape: &[i32]| {
+        let a = mx::random::normal(shape, bf, 0.0, 1.0, None);
+        a.eval().unwrap();
+        a
+    };
+    for tokens in [1, 16] {
+        // qwen3-next
+        let (hk, hv, d) = (16, 32, 128);
+        let (all, row) = (2 * hk * d + hv * d, 6 * d);
+        let (x, ba) = (normal(&[1, tokens, hk * row]), normal(&[1, tokens, 2 * hv]));
+        let (w, tail, number, norm) = (normal(&[all, 4, 1]), normal(&[1, 3, all]), normal(&[hv]), normal(&[d]));
+        recurrent(&format!("gated delta 32x128x128, {tokens}"), [1, hv, d, d], |join, s| {
+            let (x, conv) = (&x + join, fast::ShortConv { weight: &w, bias: None, tail: Some(&tail) });
+            let part = |at: i32| fast::Columns { x: &x, at, stride: row };
+            let layer = fast::DeltaLayer {
+                key_heads: hk,
+                value_heads: hv,
+                key_dim: d,
+                value_dim: d,
+                q: part(0),
+                k: part(d),
+                v: part(2 * d),
+                convs: &[conv],
+                beta: fast::Columns { x: &ba, at: 0, stride: 4 },
+                reach: 1.0,
+                a: fast::Columns { x: &ba, at: 2, stride: 4 },
+                channels: false,
+                decay: fast::LogDecay::Softplus,
+                a_log: &number,
+                dt_bias: &number,
+                norm: (&norm, 1e-6),
+                gate: fast::HeadGate::Silu(part(4 * d)),
+            };
+            let done = fast::delta_fused(&layer, Some(s)).expect("a kernel");
+            (done.out, done.state)
+        });
+        // nemotron-h 8b
+        let (h, p, g, n) = (128, 64, 8, 128);
+        let c = h * p + 2 * g * n;
+        let (x, w) = (normal(&[1, tokens, h * p + c + h]), normal(&[c, 4, 1]));
+        let (tail, number) = (normal(&[1, 3, c]), normal(&[h]));
+        recurrent(&format!("mamba2 128x64x128, {tokens}"), [1, h, p, n], |join, s| {
+            let layer = fast::SpaceLayer {
+                heads: h,
+                head_dim: p,
+                groups: g,
+                state: n,
+                x: &(&x + join),
+                at: h * p,
+                dt_at: h * p + c,
+                conv: fast::ShortConv { weight: &w, bias: None, tail: Some(&tail) },
+                a_log: &number,
+                dt_bias: Some(&number),
+                skip: Some(&number),
+                dt_limit: (0.0, f32::INFINITY),
+            };
+            let done = fast::space_fused(&layer, Some(s)).expect("a kernel");
+            (done.out, done.state)
+        });
+        // rwkv7 of 2,560 channels
+        let (h, k) = (40, 64);
+        let (r, by) = (normal(&[1, tokens, h, k]), normal(&[h, k]));
+        recurrent(&format!("rwkv7 40x64x64, {tokens}"), [1, h, k, k], |join, s| {
+            let x = &r + join;
+            let layer = fast::WkvLayer {
+                r: &x,
+                k: &x,
+                v: &x,
+                rate: &x,
+                decay: &x,
+                gate: &x,
+                k_k: &by,
+                k_a: &by,
+                r_k: &by,
+                norm: (&by, &by, 1e-5),
+                unit: fast::UnitLength::AtLeast(1e-12),
+            };
+            fast::wkv_fused(&layer, Some(s)).expect("a kernel")
+        });
+    }
+    for (tokens, heads, width) in [(2048, 32, 128), (2048, 64, 64)] {
+        let q = normal(&[1, tokens, heads, width]).swapaxes(1, 2);
+        let k = &q * (width as f32).powf(-0.5);
+        let g = -normal(&[1, heads, tokens, 1]).astype(Dtype::Float32).abs();
+        let beta = normal(&[1, heads, tokens, 1]).sigmoid();
+        mx::eval([&k, &g, &beta]).unwrap();
+        recurrent(&format!("delta scan {heads}x{width}x{width}, {tokens}"), [1, heads, width, width], |join, s| {
+            let q = &q + join;
+            let rule = fast::Rule::Delta { beta: &beta };
+            fast::linear_scan(&fast::LinearScan { q: &q, k: &k, v: &q, g: &g, rule }, Some(s.clone()))
+        });
+    }
+}
+
 fn main() {
     if !mx::cuda_is_available() {
         println!("no CUDA device");
@@ -174,6 +289,9 @@ fn main() {
         for &(name, n, k, q, norm, gate) in cases[..4].iter().chain(&cases[8..9]).filter(|c| wanted(c.0)) {
             gemv(name, n, k, m, q, norm, gate);
         }
+    }
+    if wanted("recurrent") {
+        recurrences();
     }
     if wanted("attention") {
         for keys in [512, 2048, 8192, 32768] {

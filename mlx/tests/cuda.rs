@@ -4,5 +4,7 @@
 mod decode;
 #[path = "cuda_/linear.rs"]
 mod linear;
+#[path = "cuda_/recurrent.rs"]
+mod recurrent;
 #[path = "cuda_/tools.rs"]
 mod tools;

@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::cache::Slots;
 use crate::weights::Leaves;
+use mlx::fast::ShortConv;
 use mlx::nn::{Leaf, Module, Param};
 use mlx::{self as mx, Array};
 
@@ -35,6 +36,11 @@ impl CausalConv {
             bias: if bias { Some(l.param("bias", &[channels])?) } else { None },
         };
         Ok(Leaf::new(name, conv))
+    }
+
+    /// The same for kernels that convolve by themselves.
+    pub fn short<'a>(&'a self, tail: Option<&'a Array>) -> ShortConv<'a> {
+        ShortConv { weight: self.weight.value(), bias: self.bias.as_ref().map(|b| b.value()), tail }
     }
 
     /// x `[B, L, C]` to `[B, L, C]`; slot `slot` holds the last K - 1 inputs.

@@ -5,9 +5,28 @@ use crate::Result;
 use crate::blueprint::{DeltaHeads, Projection, QkvNames};
 use crate::cache::Slots;
 use crate::weights::Leaves;
-use mlx::fast::{self, LinearScan, Rule};
+use mlx::fast::{self, Columns, DeltaLayer, Fused, HeadGate, LinearScan, LogDecay, Matrix, Rule, ShortConv};
 use mlx::nn::{Leaf, Linear, Module, Param};
 use mlx::{Array, nn};
+
+/// Tokens up to which one kernel does all of a layer between its projections and its output; more of them are better
+/// prepared all at once.
+pub const FEW_TOKENS: i32 = 64;
+
+/// What a layer's projections give, for [`DeltaRule::fused`].
+pub struct Projected<'a> {
+    pub qkv: [Columns<'a>; 3],
+    pub beta: Columns<'a>,
+    pub a: Columns<'a>,
+    /// `a` has a number per channel of the keys.
+    pub channels: bool,
+    pub decay: LogDecay,
+    pub a_log: &'a Array,
+    pub dt_bias: &'a Array,
+    /// Of the norm over each head.
+    pub norm: &'a Array,
+    pub gate: HeadGate<'a>,
+}
 
 /// The convolutions and the rule behind them; slots hold one tail per convolution, then the state.
 #[derive(Module)]
@@ -61,6 +80,41 @@ impl DeltaRule {
         slots.advance(q.dim(2));
         o.swapaxes(1, 2).astype(q.dtype())
     }
+
+    /// All between projections and output, the norm and the gate of each head included, in one kernel: [B, L, Hv V];
+    /// `None` where there is none. Slots are then untouched.
+    pub fn fused(&self, i: &Projected<'_>, slots: &mut Slots) -> Option<Array> {
+        let s = &self.heads;
+        let [q, k, v] = i.qkv;
+        if !fast::is_fused() || q.x.dim(1) > FEW_TOKENS {
+            return None;
+        }
+        let convs: Vec<ShortConv> = self.convs.iter().enumerate().map(|(n, c)| c.short(slots.get(n))).collect();
+        let layer = DeltaLayer {
+            key_heads: s.key_heads,
+            value_heads: s.value_heads,
+            key_dim: s.key_dim,
+            value_dim: s.value_dim,
+            q,
+            k,
+            v,
+            convs: &convs,
+            beta: i.beta,
+            reach: if s.negative_eigenvalues { 2.0 } else { 1.0 },
+            a: i.a,
+            channels: i.channels,
+            decay: i.decay,
+            a_log: i.a_log,
+            dt_bias: i.dt_bias,
+            norm: (i.norm, s.eps),
+            gate: i.gate,
+        };
+        let done = fast::delta_fused(&layer, slots.get(convs.len()))?;
+        let tokens = q.x.dim(1);
+        done.tails.into_iter().chain([done.state]).enumerate().for_each(|(n, a)| slots.set(n, a));
+        slots.advance(tokens);
+        Some(done.out)
+    }
 }
 
 /// A parameter of `count` numbers in whatever shape it is stored (`A_log` is [1, 1, H, 1] in kimi_linear).
@@ -101,6 +155,27 @@ pub fn projection(leaves: &Leaves, p: &Projection, input: i32, output: i32) -> R
 /// What matrices in a row make of x.
 pub fn through(matrices: &Matrices, x: &Array) -> Array {
     matrices.iter().fold(x.clone(), |y, m| m.forward(&y))
+}
+
+/// The matrices as stored, if no adapter changes them.
+pub fn stored(matrices: &Matrices) -> Option<Vec<Matrix<'_>>> {
+    matrices.iter().map(|m| m.matrix()).collect()
+}
+
+/// The products of a normed x [B, L, D] with all matrices side by side, up to three in a kernel: which array has them,
+/// and from which column on.
+pub fn normed_rows<'a>(matrices: &[Matrix<'a>], x: &Array, norm: (&'a Array, f32)) -> (Vec<Array>, Vec<(usize, i32)>) {
+    let mut places = Vec::new();
+    let product = |(i, parts): (usize, &[Matrix<'a>])| {
+        let mut at = 0;
+        for p in parts {
+            places.push((i, at));
+            at += p.outputs();
+        }
+        fast::linear(x, parts, Fused { norm: Some(norm), ..Default::default() })
+    };
+    let arrays = matrices.chunks(3).enumerate().map(product).collect();
+    (arrays, places)
 }
 
 /// What each matrix makes of x.

@@ -1,12 +1,13 @@
 //! Mamba-2 (Dao and Gu 2024): S = e^(dt A) S + (dt x) B', y = S C + D x, behind a short convolution.
 
+use super::delta::FEW_TOKENS;
 use super::{Mixer, conv::CausalConv};
 use crate::Result;
 use crate::blueprint::{self, GatedNorm, Skip};
 use crate::cache::{Cache, Slots};
-use crate::parts::Step;
+use crate::parts::{Around, Step};
 use crate::weights::Leaves;
-use mlx::fast::{self, LinearScan, Rule};
+use mlx::fast::{self, Columns, Fused, LinearScan, Rule, SpaceLayer};
 use mlx::nn::{Leaf, Linear, Module, Param};
 use mlx::{self as mx, Array, Dtype, nn};
 
@@ -95,6 +96,38 @@ pub(super) fn build(s: &blueprint::Mamba2, leaves: &Leaves) -> Result<Mamba2> {
 }
 
 impl Mamba2 {
+    /// What follows the input projection p and precedes the output's, in two kernels; `None` where there are none.
+    fn fused_space(&self, p: &Array, slots: &mut Slots) -> Option<Array> {
+        let (s, space) = (&self.spec, &self.space);
+        if !fast::is_fused() || p.dim(1) > FEW_TOKENS {
+            return None;
+        }
+        let inner = s.heads * s.head_dim;
+        let layer = SpaceLayer {
+            heads: s.heads,
+            head_dim: s.head_dim,
+            groups: s.groups,
+            state: s.state,
+            x: p,
+            at: inner,
+            dt_at: 2 * inner + 2 * s.groups * s.state,
+            conv: self.conv1d.short(slots.get(0)),
+            a_log: space.a_log.value(),
+            dt_bias: space.dt_bias.as_ref().map(|b| b.value()),
+            skip: space.d.as_ref().map(|d| d.value()),
+            dt_limit: s.dt_limit,
+        };
+        let done = fast::space_fused(&layer, slots.get(1))?;
+        let tokens = p.dim(1);
+        done.tails.into_iter().chain([done.state]).enumerate().for_each(|(n, a)| slots.set(n, a));
+        slots.advance(tokens);
+        let groups = if s.norm == GatedNorm::PerGroup { s.groups } else { 1 };
+        let norm = self.norm.as_ref().map(|n| (n.value(), s.eps));
+        let normed =
+            norm.and_then(|n| fast::gated_norm_fused(&done.out, Columns::new(p, 0, inner), n, groups, s.gate_first));
+        Some(normed.unwrap_or_else(|| self.gated_norm(&done.out, &p.slice_axis(-1, 0..inner))))
+    }
+
     fn gated_norm(&self, y: &Array, z: &Array) -> Array {
         let s = &self.spec;
         let z = nn::silu(z);
@@ -118,12 +151,27 @@ impl Mixer for Mamba2 {
         let slots = cache.slots();
         let inner = s.heads * s.head_dim;
         let conv = inner + 2 * s.groups * s.state;
-        let p = self.in_proj.forward(x).split_at(&[inner, inner + conv], -1);
+        let p = self.in_proj.forward(x);
+        if let Some(y) = self.fused_space(&p, slots) {
+            return self.out_proj.forward(&y);
+        }
+        let p = p.split_at(&[inner, inner + conv], -1);
         let y = self.conv1d.forward(&p[1], slots, 0);
         let y = nn::silu(&y);
         let parts = y.split_at(&[inner, inner + s.groups * s.state], -1);
         let y = self.space.forward([&parts[0], &parts[1], &parts[2], &p[2]], slots, 1);
         slots.advance(x.dim(1));
         self.out_proj.forward(&self.gated_norm(&y, &p[0]))
+    }
+
+    fn fused(&self, x: &Array, around: &Around<'_>, cache: &mut dyn Cache) -> Option<Array> {
+        let (in_proj, out_proj) = (self.in_proj.matrix()?, self.out_proj.matrix()?);
+        let p = fast::linear(x, &[in_proj], Fused { norm: Some(around.norm), ..Default::default() });
+        let y = self.fused_space(&p, cache.slots())?;
+        Some(fast::linear(&y, &[out_proj], around.after(x)))
+    }
+
+    fn first_weights(&self) -> [Option<&Array>; 2] {
+        [Some(self.in_proj.weight()), None]
     }
 }

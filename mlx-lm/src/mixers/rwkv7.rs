@@ -7,7 +7,7 @@ use crate::cache::{Cache, Slots};
 use crate::ffn::activation;
 use crate::parts::Step;
 use crate::weights::Leaves;
-use mlx::fast::{self, LinearScan, Rule, linear_scan};
+use mlx::fast::{self, LinearScan, Rule, UnitLength, WkvLayer, linear_scan};
 use mlx::nn::{Leaf, Linear, Module, Param};
 use mlx::{self as mx, Array, Dtype};
 
@@ -23,6 +23,18 @@ fn shifted(x: &Array, slots: &mut Slots, slot: usize) -> Array {
     let before = slots.take(slot).unwrap_or_else(|| mx::zeros([b, 1, d], x.dtype())).astype(x.dtype());
     slots.set(slot, mx::contiguous(&x.slice_axis(1, l - 1..l)));
     if l == 1 { before } else { mx::concatenate(&[before, x.slice_axis(1, 0..l - 1)], 1) }
+}
+
+/// x [B, L, D] on its way to its predecessors by each of these shares [D], predecessors as [`shifted`] keeps them.
+fn mixed(x: &Array, slots: &mut Slots, slot: usize, by: &[&Array]) -> Vec<Array> {
+    if fast::is_fused()
+        && let Some((all, last)) = fast::token_mix_fused(x, slots.get(slot), by)
+    {
+        slots.set(slot, last);
+        return all;
+    }
+    let change = shifted(x, slots, slot) - x;
+    by.iter().map(|&share| x + &change * share).collect()
 }
 
 /// Two projections with a narrow middle.
@@ -123,6 +135,32 @@ impl Rwkv7 {
         let share = share.forward(x, Array::clone).sigmoid();
         &v + (first - &v) * share
     }
+
+    /// The recurrence with what surrounds it in one kernel: heads [B, L, H, V], normed and gated; `None` where there is
+    /// none. `rate` and `decay` are logits.
+    fn fused_rule(&self, [r, k, v, rate, decay]: [&Array; 5], gate: &Array, slots: &mut Slots) -> Option<Array> {
+        let s = &self.spec;
+        let layer = WkvLayer {
+            r,
+            k,
+            v,
+            rate,
+            decay,
+            gate,
+            k_k: self.k_k.value(),
+            k_a: self.k_a.value(),
+            r_k: self.r_k.value(),
+            norm: (self.norm_weight.value(), self.norm_bias.value(), s.eps),
+            unit: match s.unit {
+                UnitNorm::AtLeast(eps) => UnitLength::AtLeast(eps),
+                UnitNorm::Root(eps) => UnitLength::Root(eps),
+            },
+        };
+        let (o, state) = fast::wkv_fused(&layer, slots.get(1))?;
+        slots.set(1, state);
+        slots.advance(r.dim(1));
+        Some(o)
+    }
 }
 
 impl Mixer for Rwkv7 {
@@ -130,17 +168,22 @@ impl Mixer for Rwkv7 {
         let s = &self.spec;
         let [b, l, _] = x.dims();
         let slots = cache.slots();
-        let change = shifted(x, slots, 0) - x;
-        let mixed = |by: &Param| x + &change * by.value();
+        let by = [&self.x_r, &self.x_k, &self.x_v, &self.x_a, &self.x_g, &self.x_w].map(|p| p.value());
+        let mixed = mixed(x, slots, 0, &by);
         let heads = |a: Array| a.reshape([b, l, s.heads, -1]);
 
-        let r = heads(self.r_proj.forward(&mixed(&self.x_r)));
-        let k = heads(self.k_proj.forward(&mixed(&self.x_k)));
-        let v = heads(self.values(&mixed(&self.x_v), step));
-        let rate = heads(self.a_lora.forward(&mixed(&self.x_a), Array::clone)).sigmoid();
-        let gate = self.g_lora.forward(&mixed(&self.x_g), Array::sigmoid);
-        let decay = heads(self.w_lora.forward(&mixed(&self.x_w), Array::tanh)).astype(Dtype::Float32).sigmoid();
+        let r = heads(self.r_proj.forward(&mixed[0]));
+        let k = heads(self.k_proj.forward(&mixed[1]));
+        let v = heads(self.values(&mixed[2], step));
+        let rate = heads(self.a_lora.forward(&mixed[3], Array::clone));
+        let gate = self.g_lora.forward(&mixed[4], Array::sigmoid);
+        let decay = heads(self.w_lora.forward(&mixed[5], Array::tanh));
 
+        let parts = [&r, &k, &v, &rate, &decay];
+        if let Some(o) = self.fused_rule(parts, &heads(gate.clone()), slots) {
+            return self.o_proj.forward(&o.reshape([b, l, -1]));
+        }
+        let (rate, decay) = (rate.sigmoid(), decay.astype(Dtype::Float32).sigmoid());
         let removed = unit(&(&k * self.k_k.value()), s.unit);
         let k = &k + &k * (&rate - 1.0) * self.k_a.value();
         let [q, key, value, g] = [&r, &k, &v, &(decay * -STRONGEST)].map(swap);
@@ -223,8 +266,7 @@ pub(super) fn build_channel_mix(s: &blueprint::ChannelMix, leaves: &Leaves) -> R
 
 impl Mixer for ChannelMix {
     fn forward(&self, x: &Array, _: &Step, cache: &mut dyn Cache) -> Array {
-        let before = shifted(x, cache.slots(), self.spec.slot);
-        let mixed = x + (before - x) * self.x_k.value();
-        self.value.forward(&activation::apply(self.spec.activation, &self.key.forward(&mixed)))
+        let mixed = mixed(x, cache.slots(), self.spec.slot, &[self.x_k.value()]);
+        self.value.forward(&activation::apply(self.spec.activation, &self.key.forward(&mixed[0])))
     }
 }

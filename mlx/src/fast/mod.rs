@@ -5,6 +5,7 @@ mod cuda;
 mod decode;
 mod experts;
 mod kernel;
+mod layers;
 mod linear;
 mod recurrent;
 
@@ -13,6 +14,10 @@ pub use decode::{DecodeAttention, KvBuffers, Place, Rotation};
 pub use experts::{RouteScores, RouteWeights, Routing, combine_fused, expert_rows_fused, route_fused};
 pub use kernel::{
     Kernel, KernelScalar, KernelSource, Launch, Template, cuda_kernel, metal_kernel, precompiled_cuda_kernel,
+};
+pub use layers::{
+    Columns, DeltaLayer, HeadGate, LogDecay, ShortConv, SpaceLayer, Stepped, UnitLength, WkvLayer, delta_fused,
+    gated_norm_fused, space_fused, token_mix_fused, wkv_fused,
 };
 pub use linear::{Fused, Matrix, embed_fused, expert_linear, is_fused, linear, linear_plain};
 pub use recurrent::{LinearScan, Rule, SelectiveScan, linear_scan, selective_scan};

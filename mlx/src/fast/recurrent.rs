@@ -4,6 +4,7 @@
 //! may be cut anywhere. States and sums are float32, whatever the inputs are. There are no masks: a token that shall
 //! leave the state as it is has decay 0 (g or dt) and writes nothing (beta or k 0), wherever it stands in its row.
 
+use super::cuda::{self, recurrent as on_gpu};
 use crate::error::refuse;
 use crate::{Array, plain};
 
@@ -81,10 +82,17 @@ impl<'a> LinearScan<'a> {
 /// `S = S diag(e^g)`, a write by the rule, `o = S q`, for one token after the other: outputs [B, H, L, V] and the state
 /// [B, H, V, K] behind the last token, both float32.
 ///
-/// The plain form computes chunks of tokens at once; nothing overflows at any length or decay.
+/// The plain form computes chunks of tokens at once; nothing overflows at any length or decay. On CUDA one kernel goes
+/// through the tokens with the state in registers.
 #[track_caller]
 pub fn linear_scan(i: &LinearScan<'_>, state: Option<Array>) -> (Array, Array) {
     i.check(state.as_ref());
+    if let Some(gpu) = cuda::current_gpu()
+        && !i.arrays().chain(&state).any(cuda::is_traced)
+        && let Some(done) = on_gpu::linear_scan(gpu, i, state.as_ref())
+    {
+        return done;
+    }
     plain::linear_scan(i, state)
 }
 
@@ -136,5 +144,11 @@ impl<'a> SelectiveScan<'a> {
 #[track_caller]
 pub fn selective_scan(i: &SelectiveScan<'_>, state: Option<Array>) -> (Array, Array) {
     i.check(state.as_ref());
+    if let Some(gpu) = cuda::current_gpu()
+        && !i.arrays().into_iter().chain(&state).any(cuda::is_traced)
+        && let Some(done) = on_gpu::selective_scan(gpu, i, state.as_ref())
+    {
+        return done;
+    }
     plain::selective_scan(i, state)
 }

@@ -9,6 +9,8 @@ mod build;
 pub(crate) mod experts;
 pub(crate) mod gemv;
 mod kernel;
+pub(crate) mod layers;
+pub(crate) mod recurrent;
 
 use kernel::Kernel;
 
@@ -25,6 +27,8 @@ pub(super) const GEMV: &str = include_str!("gemv.cuh");
 pub(super) const ATTENTION: &str = include_str!("attention.cuh");
 pub(super) const EXPERTS: &str = include_str!("experts.cuh");
 pub(super) const EMBED: &str = include_str!("embed.cuh");
+pub(super) const RECURRENT: &str = include_str!("recurrent.cuh");
+pub(super) const LAYERS: &str = include_str!("layers.cuh");
 
 /// The card that kernels are compiled for.
 #[derive(Debug)]
