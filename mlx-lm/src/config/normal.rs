@@ -193,12 +193,16 @@ impl Config {
     }
     /// Rotary embedding of all layers.
     pub fn rope(&self) -> Result<RopeConfig> {
-        rope::read(&self.flat, None)
+        rope::read(&self.flat, None, None)
+    }
+    /// As [`rope`](Self::rope), for a family that reads the length that longrope was trained for in a place of its own.
+    pub fn rope_trained(&self, length: usize) -> Result<RopeConfig> {
+        rope::read(&self.flat, None, Some(length))
     }
     /// Rotary embedding of one layer type (`full_attention`, `sliding_attention`); the common one when the config
     /// makes no difference.
     pub fn rope_for(&self, layer_type: &str) -> Result<RopeConfig> {
-        rope::read(&self.flat, Some(layer_type))
+        rope::read(&self.flat, Some(layer_type), None)
     }
     /// How the checkpoint's weights are quantised.
     pub fn quantization(&self) -> Result<Quantization> {

@@ -88,8 +88,9 @@ impl RopeConfig {
 
 const OBJECTS: [&str; 2] = ["rope_scaling", "rope_parameters"];
 
-/// Merges the objects (`rope_parameters` wins) and picks `layer_type` where they nest.
-pub(super) fn read(config: &Section, layer_type: Option<&str>) -> Result<RopeConfig> {
+/// Merges the objects (`rope_parameters` wins) and picks `layer_type` where they nest; `trained` is the length that a
+/// family read itself for longrope.
+pub(super) fn read(config: &Section, layer_type: Option<&str>, trained: Option<usize>) -> Result<RopeConfig> {
     let mut map = Map::new();
     let (mut prefix, mut nested, mut chosen) = ("rope_parameters.".to_owned(), false, false);
     for key in OBJECTS {
@@ -148,7 +149,7 @@ pub(super) fn read(config: &Section, layer_type: Option<&str>) -> Result<RopeCon
         None => first_f64(config, &["partial_rotary_factor", "rotary_pct", "rope_pct"])?,
     };
     Ok(RopeConfig {
-        kind: kind(&raw, config)?,
+        kind: kind(&raw, config, trained)?,
         theta,
         layer_thetas,
         partial_rotary_factor,
@@ -166,7 +167,7 @@ fn first_f64(s: &Section, keys: &[&str]) -> Result<Option<f64>> {
     Ok(None)
 }
 
-fn kind(s: &Section, config: &Section) -> Result<RopeKind> {
+fn kind(s: &Section, config: &Section, trained: Option<usize>) -> Result<RopeKind> {
     // `type` first, as Python; "default" there does not hide a real `rope_type`
     let spelled = |key| s.opt_str(key).map(|v| v.filter(|v| *v != "default"));
     let name = match spelled("type")? {
@@ -216,7 +217,10 @@ fn kind(s: &Section, config: &Section) -> Result<RopeKind> {
                 None => s.f64s("long_factor")?,
             },
             long: s.f64s("long_factor")?,
-            original_max: original(None)?,
+            original_max: match trained {
+                Some(n) => Some(n).filter(|n| *n > 0).ok_or_else(|| s.error("original_max_position_embeddings", "is 0"))?,
+                None => original(None)?,
+            },
             short_mscale: s.opt_f64("short_mscale")?,
             long_mscale: s.opt_f64("long_mscale")?,
         },

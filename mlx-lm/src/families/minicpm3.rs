@@ -5,7 +5,7 @@ use super::common::{Dims, dims, llama_layer, plain_checkpoint, rms, size, swiglu
 use super::granite::scale_branches;
 use crate::Result;
 use crate::blueprint::{Blueprint, EmbedScale, Mla, MlaLayout, Rope};
-use crate::config::Config;
+use crate::config::{Config, RopeKind};
 
 pub const FAMILY: Family = Family { model_types: &["minicpm3"], blueprint, checkpoint: plain_checkpoint };
 
@@ -25,10 +25,15 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
 fn mla(c: &Config, d: &Dims) -> Result<Mla> {
     let (nope_dim, rope_dim) = (size(c, "qk_nope_head_dim")?, size(c, "qk_rope_head_dim")?);
     let (q_rank, kv_rank) = (size(c, "q_lora_rank")?, size(c, "kv_lora_rank")?);
+    let trained = c.opt_sub("rope_scaling")?.map(|s| s.usize_or("original_max_position_embeddings", 4096)).transpose()?;
+    let mut rope = trained.map_or_else(|| c.rope(), |n| c.rope_trained(n))?;
+    if let RopeKind::LongRope { long_mscale, .. } = &mut rope.kind {
+        *long_mscale = None;
+    }
     Ok(Mla {
         bias: c.flag_or("attention_bias", false)?,
         eps: Some(1e-5),
-        rope: Some(Rope::from_config(&c.rope()?, rope_dim, 1_000_000.0)),
+        rope: Some(Rope::from_config(&rope, rope_dim, 1_000_000.0)),
         layout: MlaLayout::Joined,
         ..Mla::new(d.hidden, d.heads, Some(q_rank), kv_rank, [nope_dim, rope_dim, d.hidden / d.heads])
     })

@@ -4,14 +4,24 @@ use super::Family;
 use super::common::{Dims, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
 use crate::Result;
 use crate::blueprint::{Attention, Blueprint, FusedQkv, Rope};
-use crate::config::Config;
+use crate::config::{Config, RopeKind};
 
 pub const FAMILY: Family = Family { model_types: &["phi3"], blueprint, checkpoint: plain_checkpoint };
+
+/// Stands beside `rope_scaling`; Python does not read the one within, nor magnitudes, nor scalings of other kinds.
+pub const TRAINED: &str = "original_max_position_embeddings";
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
     let d = Dims { head_dim: d.hidden / d.heads, ..d };
-    let rope = Rope::partial(&c.rope()?, d.head_dim, 1.0, 10_000.0);
+    let mut rope = c.rope_trained(c.usize_or(TRAINED, 4096)?)?;
+    rope.max_position_embeddings.get_or_insert(131_072);
+    match &mut rope.kind {
+        RopeKind::LongRope { long_mscale, .. } => *long_mscale = None,
+        RopeKind::Linear { .. } => {}
+        other => *other = RopeKind::Default,
+    }
+    let rope = Rope::partial(&rope, d.head_dim, 1.0, 10_000.0);
     let mixer = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim)
         .rope(rope.traditional(c.flag_or("rope_traditional", false)?))
         .fused("qkv_proj", FusedQkv::Blocks);

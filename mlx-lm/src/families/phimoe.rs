@@ -2,6 +2,7 @@
 
 use super::Family;
 use super::common::{Dims, dims, plain_checkpoint, size, size_or, stack_experts_named};
+use super::phi3::TRAINED;
 use crate::Result;
 use crate::blueprint::{Attention, Blueprint, Branch, Layer, Moe, Norm, Rope, Router};
 use crate::config::Config;
@@ -14,7 +15,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = Dims { head_dim: d.hidden / d.heads, ..d };
     let norm = Norm::layer(d.eps, true);
     let mixer = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim)
-        .rope(Rope::from_config(&c.rope()?, d.head_dim, 10_000.0))
+        .rope(Rope::from_config(&c.rope_trained(c.usize_or(TRAINED, 4096)?)?, d.head_dim, 10_000.0))
         .bias(true);
     let mut router = Router::top_softmax();
     router.sparse_mixer = Some(c.f32_or("router_jitter_noise", 0.01f32)?);
