@@ -213,8 +213,8 @@ pub enum ForeignQuant {
 pub struct CodedTensor {
     /// The weight that it stands for.
     pub tensor: String,
-    /// [out, in]
-    pub shape: [usize; 2],
+    /// [out, in], of stacked experts [E, out, in].
+    pub shape: Vec<usize>,
     /// The tensor of codes (u8, u16 or u32).
     pub codes: String,
     /// The tensor of vectors [entries, D].
@@ -294,7 +294,7 @@ fn mlx(q: &Section) -> Result<QuantConfig> {
         let entry = match value {
             Value::Bool(false) => None,
             Value::Bool(true) if path.contains('.') => Some(default),
-            Value::Object(_) => Some(params(&q.sub(path)?)?),
+            Value::Object(_) => Some(override_params(&q.sub(path)?)?),
             _ => continue,
         };
         overrides.insert(path.clone(), entry);
@@ -303,13 +303,26 @@ fn mlx(q: &Section) -> Result<QuantConfig> {
 }
 
 fn params(q: &Section) -> Result<QuantParams> {
-    let name = q.str_or("mode", "affine")?;
-    let Some(mode) = QuantMode::from_name(name) else {
-        let known = QuantMode::ALL.map(QuantMode::name).join(", ");
-        return Err(q.error("mode", format!("unknown quantisation mode {name:?}; known: {known}")));
-    };
-    let found = QuantParams { group_size: q.usize("group_size")?, bits: q.usize("bits")?, mode };
+    checked(q, QuantParams { group_size: q.usize("group_size")?, bits: q.usize("bits")?, mode: mode(q)? })
+}
+
+/// Of one module: what is not said is the default of its mode, as in Python, not of the model.
+fn override_params(q: &Section) -> Result<QuantParams> {
+    let d = mode(q)?.defaults();
+    let (group_size, bits) = (q.usize_or("group_size", d.group_size)?, q.usize_or("bits", d.bits)?);
+    checked(q, QuantParams { group_size, bits, ..d })
+}
+
+fn checked(q: &Section, found: QuantParams) -> Result<QuantParams> {
     found.check().map_err(|message| q.error("bits", message))
+}
+
+fn mode(q: &Section) -> Result<QuantMode> {
+    let name = q.str_or("mode", "affine")?;
+    QuantMode::from_name(name).ok_or_else(|| {
+        let known = QuantMode::ALL.map(QuantMode::name).join(", ");
+        q.error("mode", format!("unknown quantisation mode {name:?}; known: {known}"))
+    })
 }
 
 fn foreign(q: &Section, method: &str) -> Result<ForeignQuant> {
@@ -324,7 +337,8 @@ fn foreign(q: &Section, method: &str) -> Result<ForeignQuant> {
         },
         "gptq" => ForeignQuant::Gptq {
             bits: q.usize_or("bits", 4)?,
-            group_size: q.usize_or("group_size", 128)?,
+            // -1: one group per row
+            group_size: q.opt_i64("group_size")?.map_or(128, |g| usize::try_from(g).unwrap_or(0)),
             sym: q.flag_or("sym", true)?,
             desc_act: q.flag("desc_act")?,
             checkpoint_format: q.str_or("checkpoint_format", "gptq")?.to_owned(),
@@ -394,7 +408,7 @@ fn coded(q: &Section) -> Result<Vec<CodedTensor>> {
         let d = Section::new(format!("quantization_config.tensors.{i}"), map.clone());
         let tensor = d.str("tensor")?.to_owned();
         let base = tensor.strip_suffix(".weight").unwrap_or(&tensor).to_owned();
-        let shape = d.opt_usizes("shape")?.and_then(|s| <[usize; 2]>::try_from(s).ok());
+        let shape = d.opt_usizes("shape")?.filter(|s| matches!(s.len(), 2 | 3));
         Ok(CodedTensor {
             shape: shape.ok_or_else(|| d.error("shape", "expected [out, in]"))?,
             codes: d.str_or("indices", &format!("{base}.codes"))?.to_owned(),

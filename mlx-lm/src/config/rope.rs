@@ -218,7 +218,9 @@ fn kind(s: &Section, config: &Section, trained: Option<usize>) -> Result<RopeKin
             },
             long: s.f64s("long_factor")?,
             original_max: match trained {
-                Some(n) => Some(n).filter(|n| *n > 0).ok_or_else(|| s.error("original_max_position_embeddings", "is 0"))?,
+                Some(n) => {
+                    Some(n).filter(|n| *n > 0).ok_or_else(|| s.error("original_max_position_embeddings", "is 0"))?
+                }
                 None => original(None)?,
             },
             short_mscale: s.opt_f64("short_mscale")?,

@@ -1,7 +1,7 @@
 //! DBRX: layer norms without bias, clipped fused projections, experts with renormalised softmax weights.
 
 use super::Family;
-use super::common::{fit, size};
+use super::common::{fit, size, stack_matrices};
 use crate::Result;
 use crate::blueprint::{Attention, Blueprint, Branch, FusedQkv, Layer, Moe, Norm, Rope, Router};
 use crate::config::Config;
@@ -58,9 +58,7 @@ fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
                     t.transpose_where(|n| n == to)?;
                 }
             }
-            for leaf in ["weight", "scales", "biases"] {
-                t.stack(count, |e| format!("{at}.{e}.{old}.{leaf}"), format!("{at}.{new}.{leaf}"))?;
-            }
+            stack_matrices(t, count, |e| format!("{at}.{e}.{old}"), &format!("{at}.{new}"))?;
         }
     }
     Ok(())

@@ -90,9 +90,14 @@ fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
             let to = ["alpha", "beta"].map(|f| at(&format!("add_{to}_{f}")));
             foreign::residual_gate(t, &at(&format!("post_{from}_residual_gate.gate")), &to)?;
         }
-        let [gate, up, down] = ["gate", "up", "down"].map(|p| at(&format!("mlp.experts.{p}_proj.weight")));
-        t.split(&at("mlp.experts.gate_up_proj"), 1, &[(inner, &gate), (inner, &up)])?;
-        t.rename(&at("mlp.experts.down_proj"), down)?;
+        let [gate, up, down] = ["gate", "up", "down"].map(|p| at(&format!("mlp.experts.{p}_proj")));
+        let (joined, outward) = (at("mlp.experts.gate_up_proj"), at("mlp.experts.down_proj"));
+        if !foreign::split_nvfp4_experts(t, &joined, &[gate.clone(), up.clone()])? {
+            t.split(&joined, 1, &[(inner, &format!("{gate}.weight")), (inner, &format!("{up}.weight"))])?;
+        }
+        if !foreign::split_nvfp4_experts(t, &outward, std::slice::from_ref(&down))? {
+            t.rename(&outward, format!("{down}.weight"))?;
+        }
     }
     if !published {
         return Ok(());

@@ -1,7 +1,7 @@
 //! Nemotron-H: one sublayer per layer, mamba-2, attention without positions, relu^2 MLPs or experts.
 
 use super::Family;
-use super::common::{check_groups, fit, groups, size, size_or, time_step_limit};
+use super::common::{check_groups, fit, groups, size, size_or, time_step_limit, stack_matrices};
 use crate::Result;
 use crate::blueprint::{Activation, Attention, Blueprint, Branch, Experts, GatedNorm, Latent, Layer, Mamba2, Mlp, Moe, Norm, Router, Skip};
 use crate::config::Config;
@@ -105,13 +105,7 @@ fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     for l in 0..pattern(c)?.chars().count() {
         let at = format!("backbone.layers.{l}.mixer");
         for (old, new) in [("up_proj", "fc1"), ("down_proj", "fc2")] {
-            for leaf in ["weight", "scales", "biases"] {
-                t.stack(
-                    experts,
-                    |e| format!("{at}.experts.{e}.{old}.{leaf}"),
-                    format!("{at}.switch_mlp.{new}.{leaf}"),
-                )?;
-            }
+            stack_matrices(t, experts, |e| format!("{at}.experts.{e}.{old}"), &format!("{at}.switch_mlp.{new}"))?;
         }
     }
     Ok(())

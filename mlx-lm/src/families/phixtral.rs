@@ -1,7 +1,7 @@
 //! Phixtral: phi blocks with experts in place of the MLP.
 
 use super::Family;
-use super::common::{size_or};
+use super::common::{size_or, stack_matrices};
 use crate::Result;
 use crate::blueprint::{Activation, Attention, Blueprint, Branch, Experts, FusedQkv, Layer, Moe, Norm, Rope, Router};
 use crate::config::Config;
@@ -44,9 +44,7 @@ fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     for l in 0..size_or(c, "num_layers", 32)? {
         let at = format!("transformer.h.{l}.moe");
         for name in ["fc1", "fc2"] {
-            for leaf in ["weight", "scales", "biases", "bias"] {
-                t.stack(experts, |e| format!("{at}.mlp.{e}.{name}.{leaf}"), format!("{at}.switch_mlp.{name}.{leaf}"))?;
-            }
+            stack_matrices(t, experts, |e| format!("{at}.mlp.{e}.{name}"), &format!("{at}.switch_mlp.{name}"))?;
         }
     }
     Ok(())

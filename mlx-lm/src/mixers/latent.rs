@@ -97,7 +97,15 @@ impl Expand {
         let apart = s.layout == MlaLayout::Absorbed;
         let switch = |name: &str, input: i32, output: i32| {
             let load = || leaves.switch_linear(name, h, input, output, false);
-            Ok::<_, crate::Error>(apart.then(load).transpose()?.map(|l| Leaf::new(name, Heads(l.into_inner()))))
+            let heads = apart.then(load).transpose()?.map(|l| {
+                let mut l = l.into_inner();
+                // small: forms that no product of all heads takes become dense
+                if l.matrix().is_none() {
+                    l.dequantize();
+                }
+                Leaf::new(name, Heads(l))
+            });
+            Ok::<_, crate::Error>(heads)
         };
         Ok(Expand {
             embed_q: switch("embed_q", nope, s.kv_rank)?,

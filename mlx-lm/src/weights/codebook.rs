@@ -18,7 +18,7 @@ pub(super) fn place_all(tensors: &[CodedTensor], t: &mut Tensors) -> Result<()> 
     Ok(())
 }
 
-/// Puts one tensor's codes [out, in / D] and book [entries, D] where its module looks for them: `X.weight`,
+/// Puts one tensor's codes [out, in / D] (of experts [E, out, in / D]) and book [entries, D] where its module looks for them: `X.weight`,
 /// `X.codebook`.
 ///
 /// # Errors
@@ -39,19 +39,22 @@ fn place(d: &CodedTensor, book: &Array, t: &mut Tensors) -> Result<()> {
     let &[entries, width] = book.shape() else {
         return Err(fail(format!("a codebook {:?} is not [entries, D]", book.shape())));
     };
-    let [out, input] = d.shape;
+    let Some((&input, lead)) = d.shape.split_last() else { return Err(fail("has no shape".into())) };
+    let out = lead.iter().product::<usize>();
     if width < 1 || !input.is_multiple_of(width as usize) {
         return Err(fail(format!("rows of {input} do not divide into vectors of {width}")));
     }
     let per_row = input / width as usize;
     if codes.size() != out * per_row {
         return Err(fail(format!(
-            "{} codes, [{out}, {input}] in vectors of {width} needs {}",
+            "{} codes, {:?} in vectors of {width} needs {}",
             codes.size(),
+            d.shape,
             out * per_row
         )));
     }
-    let codes = mx::catch(|| codes.reshape([out as i32, per_row as i32]))?;
+    let shape: Vec<i32> = lead.iter().chain([&per_row]).map(|&d| d as i32).collect();
+    let codes = mx::catch(|| codes.reshape(&shape[..]))?;
     if !t.is_outline() {
         let largest: u32 = mx::catch(|| codes.max(()).astype(Dtype::Uint32))?.item()?;
         if largest >= entries as u32 {

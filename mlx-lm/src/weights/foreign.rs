@@ -1,6 +1,7 @@
 //! Weights of other tools, brought into dense or MLX's packed form tensor by tensor.
 
-use super::Tensors;
+pub use super::compressed::split_nvfp4_experts;
+use super::{Leaves, Tensors};
 use crate::config::ForeignQuant;
 use crate::{Error, Result};
 use mlx::{self as mx, Array, Quant};
@@ -9,18 +10,19 @@ use mlx::{self as mx, Array, Quant};
 /// its own way (gpt_oss blocks, ternary weights) is left to its file.
 pub fn convert(f: &ForeignQuant, t: &mut Tensors) -> Result<()> {
     match f {
-        ForeignQuant::Awq { bits, group_size, .. } | ForeignQuant::Gptq { bits, group_size, .. } => {
-            unpack_columns(t, *bits as i32, *group_size as i32)
+        ForeignQuant::Awq { bits, group_size, .. } => {
+            super::gptq::place_all(t, *bits as i32, *group_size as i32, false)
         }
-        ForeignQuant::CompressedTensors { format, bits, symmetric, .. } if format == "pack-quantized" => {
-            if !symmetric {
-                return Err(unsupported("compressed-tensors", "codes with zero points"));
-            }
-            unpack_codes(t, *bits)
+        ForeignQuant::Gptq { bits, group_size, checkpoint_format, .. } => {
+            let from_one = match checkpoint_format.as_str() {
+                "gptq" => true,
+                "gptq_v2" => false,
+                other => return Err(unsupported("gptq", &format!("weights in the format {other:?}"))),
+            };
+            super::gptq::place_all(t, *bits as i32, *group_size as i32, from_one)
         }
-        ForeignQuant::CompressedTensors { format, .. } if format == "mxfp4-pack-quantized" => {
-            words(t, "weight_packed", "weight_scale")
-        }
+        ForeignQuant::CompressedTensors { bits, .. } => super::compressed::place_all(t, *bits),
+        ForeignQuant::ModelOpt { .. } => super::compressed::place_all(t, 8),
         ForeignQuant::Mxfp8 { .. } => words(t, "weight", "weight_scale_inv"),
         ForeignQuant::Bitnet { inverse, .. } => unpack_ternary(t, *inverse),
         ForeignQuant::Fp8 { block, .. } => dequantize_fp8(t, block.map_or(128, |b| b[0] as i32)),
@@ -42,54 +44,6 @@ fn words(t: &mut Tensors, bytes: &str, scales: &str) -> Result<()> {
     Ok(())
 }
 
-/// AutoAWQ and GPTQ: `qweight` [in, out / 8] with eight interleaved 4-bit codes a word, `scales` [groups, out], `qzeros`
-/// [groups, out / 8]; they become MLX's affine form.
-fn unpack_columns(t: &mut Tensors, bits: i32, group: i32) -> Result<()> {
-    if let Some(name) = t.select(|n| n.ends_with(".g_idx")).first() {
-        return Err(Error::tensor(name, "groups in another order than the columns are not supported"));
-    }
-    for name in t.select(|n| n.ends_with(".qweight")) {
-        if bits != 4 {
-            return Err(Error::tensor(name, format!("{bits}-bit columns are not supported, only 4-bit ones")));
-        }
-        let base = name.trim_end_matches("qweight").to_string();
-        let words = t.take(&name)?;
-        let scales = t.take(&format!("{base}scales"))?;
-        let zeros = if t.has(&format!("{base}qzeros")) { Some(t.take(&format!("{base}qzeros"))?) } else { None };
-        let (weight, scales, biases) = mx::catch(|| affine_columns(&words, &scales, zeros.as_ref()))?;
-        if mx::catch(|| weight.dim(-1) * 8 != scales.dim(-1) * group)? {
-            return Err(Error::tensor(name, format!("{:?} codes do not make groups of {group}", weight.shape())));
-        }
-        t.insert(format!("{base}weight"), weight);
-        t.insert(format!("{base}scales"), scales);
-        t.insert(format!("{base}biases"), biases);
-    }
-    Ok(())
-}
-
-/// Codes [rows, 8 * words] of interleaved words: code i of a word stands at place (0, 4, 1, 5, 2, 6, 3, 7)[i].
-fn codes(words: &Array) -> Array {
-    let shifts = Array::from([0u32, 16, 4, 20, 8, 24, 12, 28]);
-    let words = words.view(mx::Dtype::Uint32);
-    let all = (words.expand_dims(-1) >> shifts) & Array::from(15u32);
-    all.flatten(-2, -1)
-}
-
-fn affine_columns(words: &Array, scales: &Array, zeros: Option<&Array>) -> (Array, Array, Array) {
-    let q = codes(words).t();
-    let [out, input] = q.dims();
-    let places = Array::from((0..8u32).map(|i| 4 * i).collect::<Vec<_>>());
-    let weight = (q.reshape([out, input / 8, 8]) << places).sum(-1).astype(mx::Dtype::Uint32);
-    let scales = mx::contiguous(&scales.t());
-    let wide = scales.astype(mx::Dtype::Float32);
-    let biases = match zeros {
-        Some(z) => -codes(z).t().astype(mx::Dtype::Float32) * &wide,
-        None => &wide * -8.0,
-    };
-    let biases = biases.astype(scales.dtype());
-    (weight, scales, biases)
-}
-
 /// e4m3 weights (`weight` + `weight_scale_inv` per block x block, per expert, or one for all) become bf16.
 pub fn dequantize_fp8(t: &mut Tensors, block: i32) -> Result<()> {
     for name in t.select(|n| n.ends_with("_scale_inv")) {
@@ -109,7 +63,7 @@ pub fn dequantize_fp8(t: &mut Tensors, block: i32) -> Result<()> {
 }
 
 /// One scale per block, in the order of their rows and columns, or a scale that broadcasts; `None` where it is neither.
-fn fp8_blocks(w: &Array, scale: &Array, block: i32) -> Option<Array> {
+pub(super) fn fp8_blocks(w: &Array, scale: &Array, block: i32) -> Option<Array> {
     let w = mx::from_fp8(w, mx::Dtype::Bfloat16);
     let up = |n: i32| (n + block - 1) / block;
     if w.ndim() != 2 || scale.shape() != [up(w.dim(0)), up(w.dim(1))] {
@@ -193,28 +147,19 @@ fn unpack_ternary(t: &mut Tensors, inverse: bool) -> Result<()> {
     Ok(())
 }
 
-fn unsupported(method: &str, what: &str) -> Error {
-    Error::Unsupported { what: "quantisation", name: method.into(), message: format!("{what} are not supported") }
+/// Groups that MLX does not know are several that it knows: of how many weights each.
+pub(super) fn known_groups(group: i32) -> Result<i32, String> {
+    let known = [128, 64, 32].into_iter().find(|g| group % g == 0);
+    known.ok_or_else(|| format!("groups of {group} weights are not supported: 32, 64 or multiples of 128"))
 }
 
-/// compressed-tensors' packed integers (`weight_packed`, `weight_scale`, `weight_shape`): codes are offset by half their
-/// range.
-fn unpack_codes(t: &mut Tensors, bits: usize) -> Result<()> {
-    let offset = match bits {
-        4 => -8.0,
-        8 => -128.0,
-        other => return Err(unsupported("compressed-tensors", &format!("codes of {other} bits"))),
-    };
-    for name in t.select(|n| n.ends_with("weight_shape")) {
-        let base = name.trim_end_matches("weight_shape").to_string();
-        t.remove(&name);
-        let packed = t.take(&format!("{base}weight_packed"))?;
-        let scale = t.take(&format!("{base}weight_scale"))?;
-        t.insert(format!("{base}weight"), mx::catch(|| packed.view(mx::Dtype::Uint32))?);
-        t.insert(format!("{base}biases"), mx::catch(|| &scale * offset)?);
-        t.insert(format!("{base}scales"), scale);
-    }
-    Ok(())
+/// Scales or offsets [.., groups] for groups of `known` in place of `group` weights.
+pub(super) fn sides(a: Array, group: i32, known: i32) -> Array {
+    if known == group { a } else { mx::repeat(&a, group / known, -1) }
+}
+
+pub(super) fn unsupported(method: &str, what: &str) -> Error {
+    Error::Unsupported { what: "quantisation", name: method.into(), message: format!("{what} are not supported") }
 }
 
 /// Cuts the rows of `name` [H * sum, width], head by head, into parts [H, rows, width], transposed where asked; packed
@@ -224,10 +169,21 @@ pub fn split_heads(t: &mut Tensors, name: &str, heads: i32, width: i32, parts: &
     if !t.has(&weight) {
         return Ok(());
     }
-    let mut w = t.take(&weight)?;
+    let (scales, biases) = (format!("{name}.scales"), format!("{name}.biases"));
+    let rows: i32 = parts.iter().map(|p| p.0).sum();
+    let mut w = if t.has(&scales) && !t.has(&biases) {
+        // floats of few bits do not fit into such again: these small matrices become dense
+        let dtype = t.float_type();
+        let l = Leaves::new(std::mem::take(t), None);
+        let w = l.linear(name, width, heads * rows, false)?.dense_weight_in(dtype);
+        *t = l.into_tensors();
+        w
+    } else {
+        t.take(&weight)?
+    };
     let mut quant = None;
-    if t.has(&format!("{name}.scales")) {
-        let (scales, biases) = (t.take(&format!("{name}.scales"))?, t.take(&format!("{name}.biases"))?);
+    if t.has(&scales) {
+        let (scales, biases) = (t.take(&scales)?, t.take(&biases)?);
         let (words, groups) = (mx::catch(|| w.dim(-1))?, mx::catch(|| scales.dim(-1))?);
         if groups == 0 || width % groups != 0 || words * 32 % width != 0 {
             return Err(Error::tensor(weight, format!("packed {:?} does not hold {width} inputs", w.shape())));
@@ -236,7 +192,6 @@ pub fn split_heads(t: &mut Tensors, name: &str, heads: i32, width: i32, parts: &
         w = mx::catch(|| mx::dequantize(&w, &scales, Some(&biases), q, None))?;
         quant = Some(q);
     }
-    let rows: i32 = parts.iter().map(|p| p.0).sum();
     if w.shape() != [heads * rows, width] {
         return Err(Error::tensor(weight, format!("shape {:?}, expected {:?}", w.shape(), [heads * rows, width])));
     }

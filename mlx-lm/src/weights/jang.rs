@@ -1,6 +1,7 @@
 //! JANG weights (`jang_config.json`): a stream of codes per tensor becomes MLX's affine form without being unpacked.
 
 use super::Tensors;
+use super::foreign::{known_groups, sides};
 use super::leaves::Packed;
 use crate::config::ForeignQuant;
 use crate::{Error, Result};
@@ -84,18 +85,12 @@ impl Jang {
         if input % group != 0 || !(input as usize * bits).is_multiple_of(32) {
             return Err(fail(format!("rows of {input} weights of {bits} bits do not hold whole groups of {group}")));
         }
-        // groups that MLX does not know are several that it knows
-        let Some(known) = [128, 64, 32].into_iter().find(|g| group % g == 0) else {
-            return Err(fail(format!("groups of {group} weights are not supported: 32, 64 or multiples of 128")));
-        };
+        let known = known_groups(group).map_err(fail)?;
         let shape = |last: i32| rows.iter().copied().chain([last]).collect::<Vec<_>>();
         mx::catch(|| {
             let rows = codes.reshape(shape(input * bits as i32 / 8));
             let (rows, bits) = if bits == 1 { (two_bits(&rows), 2) } else { (rows, bits as i32) };
-            let side = |a: &Array| {
-                let a = a.reshape(shape(input / group));
-                if known == group { a } else { mx::repeat(&a, group / known, -1) }
-            };
+            let side = |a: &Array| sides(a.reshape(shape(input / group)), group, known);
             Packed {
                 weight: rows.view(Dtype::Uint32),
                 scales: side(&scales),

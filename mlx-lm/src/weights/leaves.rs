@@ -105,13 +105,17 @@ impl Leaves {
     pub fn linear(&self, name: &str, input: i32, output: i32, bias: bool) -> Result<Leaf<Linear>> {
         let l = self.at(name);
         let bias = if bias { Some(l.array("bias", &[output])?) } else { None };
-        if let Some([codes, book]) = l.coded(output, input)? {
+        if let Some([codes, book]) = l.coded(&[], output, input)? {
             return Ok(Leaf::new(name, Linear::codebook(codes, book, bias)));
         }
         let linear = match l.packed(&[output], input)? {
             Some(p) => {
                 let mut linear = Linear::quantized(p.weight, p.scales, p.biases, p.quant, bias);
                 l.rotation(input)?.into_iter().for_each(|r| linear.set_rotation(r));
+                l.global_scale(&[], output)?.into_iter().for_each(|s| linear.set_global_scale(s));
+                if l.has("order") {
+                    linear.set_order(l.array("order", &[input])?);
+                }
                 linear
             }
             None => Linear::new(l.array("weight", &[output, input])?, bias),
@@ -128,13 +132,14 @@ impl Leaves {
     /// An embedding [rows, dims].
     pub fn embedding(&self, name: &str, rows: i32, dims: i32) -> Result<Leaf<Embedding>> {
         let l = self.at(name);
-        if let Some([codes, book]) = l.coded(rows, dims)? {
+        if let Some([codes, book]) = l.coded(&[], rows, dims)? {
             return Ok(Leaf::new(name, Embedding::codebook(codes, book)));
         }
         let embedding = match l.packed(&[rows], dims)? {
             Some(p) => {
                 let mut table = Embedding::quantized(p.weight, p.scales, p.biases, p.quant);
                 l.rotation(dims)?.into_iter().for_each(|r| table.set_rotation(r));
+                l.global_scale(&[], rows)?.into_iter().for_each(|s| table.set_global_scale(s));
                 table
             }
             None => Embedding::new(l.array("weight", &[rows, dims])?),
@@ -153,25 +158,46 @@ impl Leaves {
     ) -> Result<Leaf<SwitchLinear>> {
         let l = self.at(name);
         let bias = if bias { Some(l.array("bias", &[experts, output])?) } else { None };
+        if let Some([codes, book]) = l.coded(&[experts], output, input)? {
+            return Ok(Leaf::new(name, SwitchLinear::codebook(codes, book, bias)));
+        }
         let switch = match l.packed(&[experts, output], input)? {
-            Some(p) => SwitchLinear::quantized(p.weight, p.scales, p.biases, p.quant, bias),
+            Some(p) => {
+                let mut switch = SwitchLinear::quantized(p.weight, p.scales, p.biases, p.quant, bias);
+                l.global_scale(&[experts], output)?.into_iter().for_each(|s| switch.set_global_scale(s));
+                switch
+            }
             None => SwitchLinear::new(l.array("weight", &[experts, output, input])?, bias),
         };
         Ok(Leaf::new(name, switch))
     }
 
-    /// Codes and book of a weight [rows, input], if it is stored so.
-    fn coded(&self, rows: i32, input: i32) -> Result<Option<[Array; 2]>> {
+    /// Codes and book of a weight [..lead, rows, input], if it is stored so.
+    fn coded(&self, lead: &[i32], rows: i32, input: i32) -> Result<Option<[Array; 2]>> {
         if self.shared.random.is_some() || !self.has("codebook") {
             return Ok(None);
         }
-        let book = self.array("codebook", &[-1, -1])?;
-        let codes = self.any("weight")?;
-        if codes.shape() != [rows, input / book.dim(1)] || input % book.dim(1) != 0 {
-            let m = format!("codes {:?} of vectors {:?} are no [{rows}, {input}]", codes.shape(), book.shape());
+        // one for all experts, or one each
+        let flat = self.shape("codebook").is_some_and(|s| s.len() == 2);
+        let book = self.array("codebook", &[if flat { &[] } else { lead }, &[-1, -1]].concat())?;
+        let (codes, width) = (self.any("weight")?, book.dim(-1));
+        if width == 0 || input % width != 0 || codes.shape() != [lead, &[rows, input / width]].concat() {
+            let whole = [lead, &[rows, input]].concat();
+            let m = format!("codes {:?} of vectors {:?} are no {whole:?}", codes.shape(), book.shape());
             return Err(Error::tensor(self.path("weight"), m));
         }
         Ok(Some([codes, book]))
+    }
+
+    /// A factor of a whole packed weight, or of each of its rows; one for each of `lead`.
+    fn global_scale(&self, lead: &[i32], rows: i32) -> Result<Option<Array>> {
+        if !self.has("global_scale") {
+            return Ok(None);
+        }
+        let scale = self.shared.tensors.borrow_mut().take_exact(&self.path("global_scale"))?;
+        let each = [lead, &[rows]].concat();
+        let fits = scale.shape() == lead || scale.shape() == each;
+        if fits { Ok(Some(scale)) } else { Err(self.wrong_shape("global_scale", scale.shape(), &each)) }
     }
 
     /// The packed form of a weight [..rows, input], if it is stored so.
@@ -273,6 +299,11 @@ impl Leaves {
     /// Whether stand-ins are taken in place of the weights.
     pub fn is_outline(&self) -> bool {
         self.shared.tensors.borrow().is_outline()
+    }
+
+    /// What was not taken; other handles of these leaves keep nothing.
+    pub(super) fn into_tensors(self) -> Tensors {
+        self.shared.tensors.take()
     }
 
     /// Ends loading: what nobody asked for is an error that names it.

@@ -6,9 +6,11 @@
 mod bytes;
 mod checkpoint;
 mod codebook;
+mod compressed;
 mod dtype;
 pub mod foreign;
 pub mod gguf;
+mod gptq;
 mod inspect;
 mod jang;
 mod leaves;

@@ -92,6 +92,19 @@ impl Tensors {
             Tensor::Array(_) => None,
         }
     }
+    /// The type that dense weights are computed in: what is asked for, else that of the first such weight.
+    pub fn float_type(&self) -> mx::Dtype {
+        let stored = |(name, t): (&String, &Tensor)| match t {
+            Tensor::Stored { dtype, .. } if name.ends_with(".weight") => match dtype {
+                Dtype::F16 => Some(mx::Dtype::Float16),
+                Dtype::BF16 => Some(mx::Dtype::Bfloat16),
+                Dtype::F32 => Some(mx::Dtype::Float32),
+                _ => None,
+            },
+            _ => None,
+        };
+        self.float.or_else(|| self.map.iter().find_map(stored)).unwrap_or(mx::Dtype::Bfloat16)
+    }
     /// Whether it is made of bytes (uint8).
     pub fn is_bytes(&self, name: &str) -> bool {
         match self.map.get(name) {
@@ -106,6 +119,13 @@ impl Tensors {
             Some(t) => t.into_array(name, self.float, self.outline),
             None => Err(Error::tensor(name, format!("missing in {}", self.origin))),
         }
+    }
+    /// As [`take`](Self::take), a float in the type that it is stored in.
+    pub fn take_exact(&mut self, name: &str) -> Result<Array> {
+        let float = self.float.take();
+        let taken = self.take(name);
+        self.float = float;
+        taken
     }
     pub fn insert(&mut self, name: impl Into<String>, array: Array) {
         self.map.insert(name.into(), Tensor::Array(array));

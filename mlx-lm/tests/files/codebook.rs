@@ -87,6 +87,48 @@ fn coded_weights_give_the_logits_of_their_vectors() {
     assert_eq!(held, 4 * 3 * (64 * 128 / 8 + 40 * 8 * 4));
 }
 
+/// Experts one by one with a book each, and stacked ones that share a book; few and many pairs of tokens and experts.
+#[test]
+fn coded_experts_give_the_logits_of_their_vectors() {
+    for (case, of) in [("qwen3_moe.hf", "mlp.experts."), ("qwen3_moe", "switch_mlp.")] {
+        let c = goldens::all("families").into_iter().find(|c| c["case"] == case).unwrap();
+        let (mut packed, mut dense, mut descriptors) = (Vec::new(), Vec::new(), Vec::new());
+        for (seed, t) in goldens::tensors(&c).into_iter().enumerate() {
+            let shape: Vec<usize> = t.shape.iter().map(|&d| d as usize).collect();
+            let Some(base) = t.name.strip_suffix(".weight").filter(|b| b.contains(of)).map(str::to_owned) else {
+                dense.push(stored(t.name.clone(), &shape, "F32", t.bytes.clone()));
+                packed.push(t);
+                continue;
+            };
+            let (dim, entries) = (4, 50);
+            let n = shape.iter().product::<usize>() / dim;
+            let book: Vec<f32> = (0..entries * dim).map(|i| noise(i, seed) * 0.4).collect();
+            let code = |i: usize| (i * 31 + i / 17 + seed) % entries;
+            let weight = (0..n * dim).flat_map(|i| book[code(i / dim) * dim + i % dim].to_le_bytes()).collect();
+            dense.push(stored(t.name.clone(), &shape, "F32", weight));
+            packed.push(stored(format!("{base}.codes"), &[n], "U8", (0..n).map(|i| code(i) as u8).collect()));
+            let book = book.iter().flat_map(|v| v.to_le_bytes()).collect();
+            packed.push(stored(format!("{base}.codebook"), &[entries, dim], "F32", book));
+            descriptors.push(json!({"tensor": t.name, "shape": shape}));
+        }
+        let m = load(&with(&c["config"], &descriptors), &packed).unwrap();
+        let plain = load(&c["config"], &dense).unwrap();
+        // experts stay codes: a byte for four weights
+        assert!(m.decoder.parameters().iter().any(|(n, a)| n.contains("switch_mlp") && a.dtype() == Dtype::Uint8));
+        let prompt = goldens::ints(&c["prompt"]);
+        for n in [1, 2, prompt.len()] {
+            let logits = |m: &Model| {
+                let ids = Array::from_slice(&prompt[..n], [1, n as i32]);
+                m.decoder.forward(&ids, &mut m.decoder.caches().unwrap()).to_vec::<f32>().unwrap()
+            };
+            let (got, want) = (logits(&m), logits(&plain));
+            let largest = want.iter().fold(0.0f32, |m, w| m.max(w.abs()));
+            let off = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off <= 2e-5 * largest, "{case}, {n} tokens: off by {off} of {largest}");
+        }
+    }
+}
+
 #[test]
 fn products_with_codes_equal_dense_ones_block_by_block() {
     // wide enough for several blocks of rows

@@ -198,6 +198,11 @@ fn quantisation_blocks_are_told_apart() {
     assert_eq!(m.default, QuantParams::affine(64, 4));
     assert_eq!(m.listed("a.b"), Some(Some(QuantParams::affine(32, 8))));
     assert_eq!((m.listed("c.d"), m.listed("e")), (Some(None), None));
+    // what a module's entry leaves out is its mode's default (rwkv7's "bits" alone), not the model's
+    let entries = json!({"group_size": 32, "bits": 4, "mode": "mxfp4", "a": {"bits": 8}, "b": {"mode": "nvfp4"}});
+    let Quantization::Mlx(m) = q(entries).unwrap() else { panic!() };
+    assert_eq!(m.listed("a"), Some(Some(QuantParams::affine(64, 8))));
+    assert_eq!(m.listed("b"), Some(Some(QuantMode::Nvfp4.defaults())));
     for (bad, want) in [
         (json!({"bits": 4}), "group_size: missing"),
         (json!({"bits": 7, "group_size": 64}), "group_size 64 with 7 bits"),

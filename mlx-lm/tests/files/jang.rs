@@ -129,6 +129,9 @@ fn roles_have_their_own_bits_and_sides_their_published_names() {
     ] {
         agree("qwen2_moe", config.clone(), &bits, names);
     }
+    // experts one by one, as published
+    let bits = |m: &str| if m.contains(".experts.") { Some(2) } else { m.contains("attn").then_some(6) };
+    agree("qwen3_moe.hf", config, &bits, ["weight", "scales", "biases"]);
 }
 
 #[test]

@@ -85,7 +85,12 @@ impl Embedding {
 
     /// Says that the table is stored in a rotated basis.
     pub fn set_rotation(&mut self, rotation: Rotation) {
-        self.weight.rotation = Some(rotation);
+        self.weight.rotation = Some(rotation.into());
+    }
+
+    /// A float32 factor on the rows, [] or `[V]`; in nvfp4 the largest number it holds (MLX's `global_scale`).
+    pub fn set_global_scale(&mut self, scale: Array) {
+        self.weight.global_scale = Some(Param::sealed(scale).into());
     }
 
     /// Number of rows.

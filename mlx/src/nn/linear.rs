@@ -98,14 +98,25 @@ impl Linear {
         }
     }
 
-    /// The layer as the ops of `fast` take it; `None` with an adapter, a codebook or a rotation, which they do not know.
+    /// The layer as the ops of `fast` take it; `None` with an adapter, a codebook, a rotation, an order or a
+    /// global scale, which they do not know.
     pub fn matrix(&self) -> Option<Matrix<'_>> {
         self.weight.matrix().filter(|_| self.adapter.is_none()).map(|m| m.with_bias(self.bias.as_deref()))
     }
 
     /// Says that the weight is stored in a rotated basis.
     pub fn set_rotation(&mut self, rotation: Rotation) {
-        self.weight.rotation = Some(rotation);
+        self.weight.rotation = Some(rotation.into());
+    }
+
+    /// Says that stored column j takes input `order[j]` (uint32 `[in]`).
+    pub fn set_order(&mut self, order: Array) {
+        self.weight.order = Some(Param::sealed(order).into());
+    }
+
+    /// A float32 factor on the product, [] or `[out]`; in nvfp4 the largest number it holds (MLX's `global_scale`).
+    pub fn set_global_scale(&mut self, scale: Array) {
+        self.weight.global_scale = Some(Param::sealed(scale).into());
     }
 
     /// x W.T alone.
@@ -145,6 +156,12 @@ impl Linear {
     #[track_caller]
     pub fn dense_weight(&self) -> Array {
         self.weight.to_dense()
+    }
+
+    /// As [`dense_weight`](Self::dense_weight), a quantised one in this type.
+    #[track_caller]
+    pub fn dense_weight_in(&self, dtype: Dtype) -> Array {
+        self.weight.to_dense_in(Some(dtype))
     }
 
     /// Packs the weight (`to_quantized`).

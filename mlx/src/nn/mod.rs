@@ -22,6 +22,7 @@
 mod activations;
 mod adapter;
 mod bilinear;
+mod codes;
 mod container;
 mod conv;
 mod dropout;

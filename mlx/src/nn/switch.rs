@@ -4,7 +4,7 @@ use super::adapter::Adapter;
 use super::module::{LayerMut, Module, Param, Path};
 use super::weight::Weight;
 use crate::error::refuse;
-use crate::fast::{self, Matrix};
+use crate::fast::Matrix;
 use crate::{Array, Dtype, Quant, random};
 
 /// y = x W`[e]`.T + b`[e]` for chosen experts e (`SwitchLinear`, `QuantizedSwitchLinear`, `LoRASwitchLinear`).
@@ -41,13 +41,24 @@ impl SwitchLinear {
         }
     }
 
+    /// Experts of codes [E, out, in / d] that stand for the vectors of a book each, [E, entries, d].
+    #[track_caller]
+    pub fn codebook(codes: Array, book: Array, bias: Option<Array>) -> Self {
+        SwitchLinear { weight: Weight::codes(codes, book), bias: bias.map(Param::new), adapter: None }
+    }
+
+    /// A float32 factor on the product, `[E]` or [E, out]; in nvfp4 the largest number it holds (MLX's `global_scale`).
+    pub fn set_global_scale(&mut self, scale: Array) {
+        self.weight.global_scale = Some(Param::sealed(scale).into());
+    }
+    pub fn global_scale(&self) -> Option<&Array> {
+        self.weight.global_scale.as_ref().map(|p| p.value())
+    }
+
     /// x: [..., 1 or k, 1, in], indices: [..., k] -> [..., k, 1, out]; `sorted` says that the indices ascend.
     #[track_caller]
     pub fn forward(&self, x: &Array, indices: &Array, sorted: bool) -> Array {
-        let Some(matrix) = self.weight.matrix().map(|m| m.with_bias(self.bias.as_deref())) else {
-            unreachable!("experts are never made of codes")
-        };
-        let y = fast::expert_linear(x, &[matrix], indices, None, sorted);
+        let y = self.weight.matmul_experts(x, indices, self.bias.as_deref(), sorted);
         match &self.adapter {
             None => y,
             Some(a) => {
@@ -58,7 +69,7 @@ impl SwitchLinear {
         }
     }
 
-    /// The experts as the ops of `fast` take them; `None` with an adapter, which they do not know.
+    /// The experts as the ops of `fast` take them; `None` with an adapter, codes or a global scale, which they do not know.
     pub fn matrix(&self) -> Option<Matrix<'_>> {
         self.weight.matrix().filter(|_| self.adapter.is_none()).map(|m| m.with_bias(self.bias.as_deref()))
     }

@@ -223,3 +223,33 @@ fn a_rotated_weight_turns_its_inputs() {
     assert_close(&table.as_linear(&x), &(by_hand - &bias), 1e-5);
     assert_eq!(table.parameters().iter().filter(|(name, _)| name == "signs").count(), 1);
 }
+
+#[test]
+fn a_global_scale_and_an_order_of_columns_stand_around_a_packed_weight() {
+    let quant = Quant::of_mode(QuantMode::Nvfp4);
+    let (w, x) = (numbers(&[6, 64], -0.03, 0.05), numbers(&[3, 64], -1.0, 1.0));
+    let largest = w.abs().max(()).astype(Dtype::Float32);
+    let (words, scales, _) = mx::quantize_with(&w, quant, Some(&largest));
+    let dense = mx::dequantize_with(&words, &scales, None, quant, Some(Dtype::Float32), Some(&largest));
+    let mut layer = Linear::quantized(words.clone(), scales.clone(), None, quant, Some(numbers(&[6], 0.0, 1.0)));
+    layer.set_global_scale(largest.clone());
+    let bias = numbers(&[6], 0.0, 1.0);
+    let by_hand = |x: &Array| x.matmul(&dense.t()) + &bias;
+    assert_close(&layer.forward(&x), &by_hand(&x), 1e-6);
+    assert_close(&layer.dense_weight_in(Dtype::Float32), &dense, 1e-7);
+    // float16 holds the result, not the product before its factor
+    let large = &x * 40.0;
+    assert_close(&layer.forward(&large.astype(Dtype::Float16)).astype(Dtype::Float32), &by_hand(&large), 5e-3);
+    assert!(layer.matrix().is_none(), "fused kernels do not know the scale");
+    // column j takes input 63 - j
+    let order: Vec<u32> = (0..64).rev().collect();
+    layer.set_order(Array::from(order.clone()));
+    let turned = x.take(&Array::from(order), -1);
+    assert_close(&layer.forward(&turned), &by_hand(&x), 1e-6);
+    assert_close(&(turned.matmul(&layer.dense_weight_in(Dtype::Float32).t()) + &bias), &by_hand(&x), 1e-6);
+
+    let mut table = Embedding::quantized(words, scales, None, quant);
+    table.set_global_scale(largest);
+    let rows = dense.take(&array!([4, 1]), 0);
+    assert_close(&table.forward(&array!([4, 1])).astype(Dtype::Float32), &rows, 3e-4);
+}

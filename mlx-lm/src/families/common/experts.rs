@@ -25,12 +25,16 @@ pub fn stack_experts_named(
     for l in 0..layers {
         let layer = format!("model.layers.{l}");
         for (old, new) in names {
-            for leaf in ["weight", "scales", "biases", "bias"] {
-                t.stack(experts, |e| format!("{layer}.{from}.{e}.{old}.{leaf}"), format!("{layer}.{to}.{new}.{leaf}"))?;
-            }
+            stack_matrices(t, experts, |e| format!("{layer}.{from}.{e}.{old}"), &format!("{layer}.{to}.{new}"))?;
         }
     }
     Ok(())
+}
+
+/// Stacks the matrices of all experts, whatever they are made of: modules `from(e)` become `to`.
+pub fn stack_matrices(t: &mut Tensors, experts: i32, from: impl Fn(i32) -> String, to: &str) -> Result<()> {
+    let leaves = ["weight", "scales", "biases", "bias", "global_scale", "codebook"];
+    leaves.iter().try_for_each(|leaf| t.stack(experts, |e| format!("{}.{leaf}", from(e)), format!("{to}.{leaf}")))
 }
 
 /// Width of the shared experts, if the config has any (`n_shared_experts`).

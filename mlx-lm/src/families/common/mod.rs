@@ -9,7 +9,7 @@ mod recurrent;
 pub use checkpoint::{drop_extra_layers, plain_checkpoint, text_names, tied_checkpoint};
 pub use experts::{
     groups, groups_at, noaux_moe, shared_width, split_fused_experts, split_joined_experts, stack_experts,
-    stack_experts_named,
+    stack_experts_named, stack_matrices,
 };
 pub use fla::{affine, delta_heads, eps, feature_map, fla_checkpoint, fla_decoder, fla_decoder_with, linear_heads};
 pub use layers::{
