@@ -1,6 +1,6 @@
 //! CPU kernels behind ops against MLX's own forms, computed in float32 from the same inputs.
 
-use mlx::fast::{self, Gate, Mask, Offset, Rope, Sdpa};
+use mlx::fast::{self, Gate, LinearScan, Mask, Offset, Rope, Rule, Sdpa, SelectiveScan};
 use mlx::{self as mx, Array, Dtype, Quant, QuantMode, plain};
 
 const TYPES: [Dtype; 3] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
@@ -173,4 +173,122 @@ fn gradients_and_vmap_go_through_the_plain_form() {
     assert!(error(&got, &dx.matmul(&dense.t())) < 1e-5);
     let of_scales = || mx::jvp(|s: &Array| mx::quantized_matmul(&x, &p, s, b.as_ref(), true, q), &s, &s);
     assert!(mx::catch(of_scales).unwrap_err().to_string().contains("No JVP"));
+}
+
+/// Inputs of a linear recurrence: tokens before heads in memory; 2 heads of q and k, 4 of the rest.
+fn recurrence(l: i32, fine: bool, dtype: Dtype) -> [Array; 7] {
+    let heads = |seed, h, d| random(&[2, l, h, d], seed, dtype).swapaxes(1, 2);
+    // harsh at some tokens
+    let g = random(&[2, l, 4, if fine { 16 } else { 1 }], 5, Dtype::Float32).abs();
+    let g = -mx::where_(g.gt(1.5), &g * 60.0, g * 0.1).swapaxes(1, 2);
+    let beta = heads(6, 4, 1).sigmoid();
+    let small = |seed| heads(seed, 2, 16) * 0.2;
+    [small(1), small(2), heads(3, 4, 20), g, beta, small(7), small(8)]
+}
+
+/// Each rule over these inputs.
+fn rules(a: &[Array; 7]) -> [LinearScan<'_>; 4] {
+    let [q, k, v, g, beta, at, under] = a;
+    [Rule::Add { beta: None }, Rule::Add { beta: Some(beta) }, Rule::Delta { beta }, Rule::Remove { at, under }]
+        .map(|rule| LinearScan { q, k, v, g, rule })
+}
+
+#[test]
+fn recurrences_equal_the_plain_forms() {
+    for dtype in TYPES {
+        for l in [1, 63, 64, 65, 200] {
+            for fine in [false, true] {
+                let inputs = recurrence(l, fine, dtype);
+                let start = random(&[2, 4, 20, 16], 9, Dtype::Float32);
+                for scan in rules(&inputs) {
+                    for state in [None, Some(start.clone())] {
+                        let what = format!("{l} tokens, {:?}", scan.rule);
+                        let (o, s) = fast::linear_scan(&scan, state.clone());
+                        let (want, last) = plain::linear_scan(&scan, state);
+                        // chunks subtract sums of decays, which costs digits
+                        for (got, want) in [(&o, &want), (&s, &last)] {
+                            let e = error(got, want);
+                            assert!(e < 2e-4 && got.dtype() == Dtype::Float32, "{what}: off by {e}");
+                        }
+                    }
+                }
+            }
+            let x = |seed, n| random(&[2, l, n], seed, dtype);
+            let (u, b, c, skip) = (x(1, 70), x(2, 16), x(3, 16), random(&[70], 4, dtype));
+            let (dt, a) = (x(5, 70).abs(), -random(&[70, 16], 6, Dtype::Float32).abs() * 9.0);
+            let scan = SelectiveScan { u: &u, dt: &dt, a: &a, b: &b, c: &c, skip: &skip };
+            for state in [None, Some(random(&[2, 70, 16], 7, Dtype::Float32))] {
+                let (y, s) = fast::selective_scan(&scan, state.clone());
+                let (want, last) = plain::selective_scan(&scan, state);
+                assert!(error(&y, &want) < 1e-5 && error(&s, &last) < 1e-5, "{l} tokens {dtype}: {}", error(&y, &want));
+            }
+        }
+    }
+}
+
+/// A sequence cut anywhere is the whole one.
+#[test]
+fn recurrences_go_on_from_their_state() {
+    let inputs = recurrence(130, true, Dtype::Float32);
+    let cut = |from: i32, to: i32| inputs.each_ref().map(|a| a.slice_axis(2, from..to));
+    for (i, scan) in rules(&inputs).into_iter().enumerate() {
+        let (whole, last) = fast::linear_scan(&scan, None);
+        for at in [1, 32, 63, 129] {
+            let (first, second) = (cut(0, at), cut(at, 130));
+            let (a, state) = fast::linear_scan(&rules(&first)[i], None);
+            let (b, end) = fast::linear_scan(&rules(&second)[i], Some(state));
+            assert_eq!(error(&mx::concatenate(&[a, b], 2), &whole), 0.0, "cut at {at}");
+            assert_eq!(error(&end, &last), 0.0, "cut at {at}");
+        }
+    }
+}
+
+#[test]
+fn recurrences_differentiate_vectorise_and_compile() {
+    let inputs = recurrence(70, false, Dtype::Float32);
+    type Scan = fn(&LinearScan<'_>, Option<Array>) -> (Array, Array);
+    for which in 0..4 {
+        let run = move |scan: Scan, a: &[Array; 7]| {
+            let (o, s) = scan(&rules(a)[which], None);
+            o.square().sum(()) + s.square().sum(())
+        };
+        for arg in [1, 2, 3, 4] {
+            let of = |scan: Scan| {
+                mx::grad(|x: &Array| {
+                    let mut all = inputs.clone();
+                    all[arg] = x.clone();
+                    run(scan, &all)
+                })(&inputs[arg])
+            };
+            let (got, want) = (of(fast::linear_scan), of(plain::linear_scan));
+            assert!(error(&got, &want) < 1e-4, "rule {which}, argument {arg}: {}", error(&got, &want));
+        }
+        let scaled = |by: &Array| {
+            let mut all = inputs.clone();
+            all[2] = &all[2] * by;
+            all
+        };
+        let each = mx::vmap(|by: &Array| run(fast::linear_scan, &scaled(by)))(&Array::from([1f32, -2.0]));
+        let want = [1.0, -2.0].map(|by: f32| run(plain::linear_scan, &scaled(&Array::from(by))));
+        assert!(error(&each, &mx::stack(&want, 0)) < 1e-4, "rule {which}");
+        let got = mx::compile(move |a: &[Array; 7]| run(fast::linear_scan, a)).call(&inputs);
+        assert!(error(&got, &run(plain::linear_scan, &inputs)) < 1e-4, "rule {which}");
+    }
+}
+
+#[test]
+fn shapes_that_do_not_belong_together_are_refused_by_name() {
+    let inputs = recurrence(3, true, Dtype::Float32);
+    let [good, ..] = rules(&inputs);
+    let refused = |scan: LinearScan<'_>, state: Option<Array>| {
+        let e = mx::catch(|| fast::linear_scan(&scan, state)).unwrap_err().to_string();
+        assert!(e.contains("linear_scan") && e.contains("shapes"), "{e}");
+    };
+    let narrow = inputs[0].slice_axis(3, 0..15);
+    refused(LinearScan { q: &narrow, ..good }, None);
+    refused(LinearScan { g: &narrow, ..good }, None);
+    refused(LinearScan { rule: Rule::Delta { beta: &narrow }, ..good }, None);
+    refused(LinearScan { k: &inputs[1].slice_axis(2, 0..2), ..good }, None);
+    refused(LinearScan { v: &mx::concatenate(&[&inputs[2], &inputs[2].slice_axis(1, 0..1)], 1), ..good }, None);
+    refused(good, Some(mx::zeros([2, 4, 16, 20], Dtype::Float32)));
 }

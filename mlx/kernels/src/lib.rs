@@ -1,5 +1,5 @@
 //! SIMD CPU kernels for the operations that make up a language model: products with packed and dense matrices, attention, norms,
-//! rotary embeddings, gated activations, embedding rows.
+//! rotary embeddings, gated activations, embedding rows, linear recurrences.
 //!
 //! Functions take borrowed buffers ([`Floats`], [`FloatsMut`], strided [`View4`]) and check every size before anything runs, so safe
 //! arguments cannot make them read or write outside; buffers from raw pointers come through `unsafe` constructors with their
@@ -24,6 +24,7 @@ mod error;
 mod gemm;
 mod gemv;
 mod isa;
+mod linear_scan;
 mod matmul;
 mod norm;
 pub mod plain;
@@ -33,6 +34,7 @@ mod prepare;
 mod quant;
 mod rope;
 mod scratch;
+mod selective_scan;
 mod simd;
 mod straight;
 mod tiles;
@@ -41,9 +43,11 @@ pub use attention::{Attention, Mask, attention, attention_on};
 pub use data::{DType, Floats, FloatsMut, View4, View4Mut};
 pub use error::{Error, Result};
 pub use isa::Isa;
+pub use linear_scan::{LinearScan, Rule, linear_scan, linear_scan_on};
 pub use matmul::{gather_matmul, gather_matmul_on, matmul, matmul_on, matmul_straight, matmul_straight_on};
 pub use norm::{add_rms_norm, add_rms_norm_on, layer_norm, layer_norm_on, rms_norm, rms_norm_on, softmax, softmax_on};
 pub use pointwise::{Gate, embed, embed_on, gated, gated_on, swiglu};
 pub use pool::threads;
 pub use quant::{Matrix, Mode, Quantized};
 pub use rope::{Freqs, Rope, rope, rope_on};
+pub use selective_scan::{SelectiveScan, selective_scan, selective_scan_on};

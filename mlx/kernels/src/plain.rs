@@ -3,8 +3,10 @@
 
 use crate::attention::{Attention, Mask};
 use crate::data::{Floats, View4};
+use crate::linear_scan::{LinearScan, Rule};
 use crate::quant::{Matrix, Mode, Quantized};
 use crate::rope::{Freqs, Rope};
+use crate::selective_scan::SelectiveScan;
 
 fn at(x: &Floats<'_>, i: usize) -> f64 {
     x.get(i).map_or(f64::NAN, f64::from)
@@ -195,4 +197,53 @@ pub fn swiglu(gate: &Floats<'_>, up: &Floats<'_>) -> Vec<f64> {
 pub fn geglu(gate: &Floats<'_>, up: &Floats<'_>) -> Vec<f64> {
     let gelu = |g: f64| g / 2.0 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g.powi(3))).tanh());
     (0..gate.len()).map(|i| gelu(at(gate, i)) * at(up, i)).collect()
+}
+
+/// See [`crate::linear_scan`] with `heads` heads: outputs `[B, H, L, V]` and the last state.
+pub fn linear_scan(a: &LinearScan<'_>, heads: usize) -> (Vec<f64>, Vec<f64>) {
+    let ([b, _, l, dk], dv) = (a.k.dims, a.v.dims[3]);
+    let (mut out, mut states) = (Vec::new(), Vec::new());
+    for (b, h) in (0..b).flat_map(|b| (0..heads).map(move |h| (b, h))) {
+        let first = (b * heads + h) * dv * dk;
+        let mut s: Vec<f64> = (0..dv * dk).map(|i| a.state.map_or(0.0, |s| at(&s, first + i))).collect();
+        for t in 0..l {
+            let x = |x: &View4<'_>, i: usize| at4(x, [b, h * x.dims[1] / heads, t, i % x.dims[3]]);
+            for v in 0..dv {
+                let row = &mut s[v * dk..(v + 1) * dk];
+                let before = row.to_vec();
+                (0..dk).for_each(|k| row[k] *= x(&a.g, k).exp());
+                let dot = |row: &[f64], y: &View4<'_>| (0..dk).map(|k| row[k] * x(y, k)).sum::<f64>();
+                let (write, taken) = match &a.rule {
+                    Rule::Add { beta } => (beta.map_or(1.0, |beta| x(&beta, 0)) * x(&a.v, v), None),
+                    Rule::Delta { beta } => (x(beta, 0) * (x(&a.v, v) - dot(row, &a.k)), None),
+                    Rule::Remove { at, under } => (x(&a.v, v), Some((dot(&before, at), under))),
+                };
+                (0..dk).for_each(|k| row[k] += write * x(&a.k, k) - taken.map_or(0.0, |(n, e)| n * x(e, k)));
+                out.push(dot(row, &a.q));
+            }
+        }
+        states.extend(s);
+    }
+    (out, states)
+}
+
+/// See [`crate::selective_scan`]: outputs `[B, L, D]` and the last state.
+pub fn selective_scan(s: &SelectiveScan<'_>) -> (Vec<f64>, Vec<f64>) {
+    let [b, l, d, n] = s.dims;
+    let (mut out, mut states) = (vec![0.0; b * l * d], Vec::new());
+    for (b, d0) in (0..b).flat_map(|b| (0..d).map(move |c| (b, c))) {
+        let mut state: Vec<f64> = (0..n).map(|i| s.state.map_or(0.0, |s| at(&s, (b * d + d0) * n + i))).collect();
+        for t in 0..l {
+            let token = b * l + t;
+            let (u, dt) = (at(&s.u, token * d + d0), at(&s.dt, token * d + d0));
+            let mut y = at(&s.skip, d0) * u;
+            for (i, x) in state.iter_mut().enumerate() {
+                *x = (dt * at(&s.a, d0 * n + i)).exp() * *x + dt * u * at(&s.b, token * n + i);
+                y += *x * at(&s.c, token * n + i);
+            }
+            out[token * d + d0] = y;
+        }
+        states.extend(state);
+    }
+    (out, states)
 }

@@ -1,5 +1,5 @@
 //! SIMD kernels of `mlx-kernels` in the place of MLX's own CPU ops: packed and 16-bit products, attention, norms, rope,
-//! gated activations.
+//! gated activations, recurrences.
 //!
 //! Each op asks here first; what a kernel does not take (another device, dtype, shape) goes to MLX. A kernel runs as an
 //! MLX primitive on MLX's worker thread. Derivatives, `vmap` and shapeless compilation use the plain op, which is also
@@ -8,12 +8,14 @@
 mod attention;
 mod products;
 mod rows;
+mod scans;
 mod view;
 
 pub(crate) use attention::{rope, sdpa};
 pub(crate) use products::{gather_linear, gather_qmm, linear, quantized_matmul, quantized_straight};
 pub use rows::Gate;
 pub(crate) use rows::{gated, rms_norm};
+pub(crate) use scans::{linear_scan, selective_scan};
 
 use crate::ffi::{self, VectorArray};
 use crate::transforms::closure::Closure;
@@ -45,23 +47,38 @@ fn op(
     kernel: impl Fn(&[View<'_>], &[View<'_>]) -> Result<(), String> + Send + Sync + 'static,
     fallback: impl Fn(&[Array]) -> Array + 'static,
 ) -> Array {
+    let [out] = ops(name, inputs, [output], strided, kernel, move |x| [fallback(x)]);
+    out
+}
+
+/// As [`op`] with several outputs.
+#[track_caller]
+fn ops<const N: usize>(
+    name: &'static CStr,
+    inputs: &[&Array],
+    outputs: [(&[i32], Dtype); N],
+    strided: u64,
+    kernel: impl Fn(&[View<'_>], &[View<'_>]) -> Result<(), String> + Send + Sync + 'static,
+    fallback: impl Fn(&[Array]) -> [Array; N] + 'static,
+) -> [Array; N] {
     let text = name.to_str().unwrap_or_default();
     let v = VectorArray::from_arrays(inputs.iter().copied());
-    let fallback = Closure::owned(move |x| vec![fallback(x)]);
+    let fallback = Closure::owned(move |x| fallback(x).to_vec());
     let kernel: Box<Box<Kernel>> = Box::new(Box::new(kernel));
     let payload = Box::into_raw(kernel).cast::<c_void>();
-    let (shape, ndim, dtype) = (output.0.as_ptr(), output.0.len(), output.1.raw());
-    let mut out = ffi::op_many(text, inputs, |res, s| {
-        // SAFETY: one output described by live locals; the payload matches `run` and `free` and is C's from here on
+    let (shapes, ndims) = (outputs.map(|o| o.0.as_ptr()), outputs.map(|o| o.0.len()));
+    let dtypes = outputs.map(|o| o.1.raw());
+    let out = ffi::op_many(text, inputs, |res, s| {
+        // SAFETY: outputs described by live locals; the payload matches `run` and `free` and is C's from here on
         unsafe {
             sys::mlxs_cpu_op(
                 res,
                 name.as_ptr(),
                 v.raw,
-                &shape,
-                &ndim,
-                &dtype,
-                1,
+                shapes.as_ptr(),
+                ndims.as_ptr(),
+                dtypes.as_ptr(),
+                N,
                 run,
                 payload,
                 Some(free),
@@ -71,9 +88,9 @@ fn op(
             )
         }
     });
-    match out.pop() {
-        Some(a) => a,
-        None => crate::error::refuse(text, "the kernel has no output"),
+    match out.try_into() {
+        Ok(all) => all,
+        Err(_) => crate::error::refuse(text, "the kernel has other outputs"),
     }
 }
 

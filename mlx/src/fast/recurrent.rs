@@ -82,8 +82,8 @@ impl<'a> LinearScan<'a> {
 /// `S = S diag(e^g)`, a write by the rule, `o = S q`, for one token after the other: outputs [B, H, L, V] and the state
 /// [B, H, V, K] behind the last token, both float32.
 ///
-/// The plain form computes chunks of tokens at once; nothing overflows at any length or decay. On CUDA one kernel goes
-/// through the tokens with the state in registers.
+/// Kernels go through the tokens, on the CPU and on CUDA (there with the state in registers); the plain form computes
+/// chunks of tokens at once. Nothing overflows at any length or decay.
 #[track_caller]
 pub fn linear_scan(i: &LinearScan<'_>, state: Option<Array>) -> (Array, Array) {
     i.check(state.as_ref());
@@ -93,7 +93,7 @@ pub fn linear_scan(i: &LinearScan<'_>, state: Option<Array>) -> (Array, Array) {
     {
         return done;
     }
-    plain::linear_scan(i, state)
+    crate::cpu::linear_scan(i, state.as_ref()).unwrap_or_else(|| plain::linear_scan(i, state))
 }
 
 /// Inputs of [`selective_scan`], channels D last.
@@ -118,6 +118,10 @@ impl<'a> SelectiveScan<'a> {
     pub(crate) fn arrays(&self) -> [&'a Array; 6] {
         [self.u, self.dt, self.a, self.b, self.c, self.skip]
     }
+    /// A scan over the first arrays of a slice, in that order.
+    pub(crate) fn over(a: &'a [Array]) -> SelectiveScan<'a> {
+        SelectiveScan { u: &a[0], dt: &a[1], a: &a[2], b: &a[3], c: &a[4], skip: &a[5] }
+    }
 
     #[track_caller]
     fn check(&self, state: Option<&Array>) {
@@ -140,7 +144,7 @@ impl<'a> SelectiveScan<'a> {
 /// Mamba's recurrence, a state of N numbers per channel: `S = e^(dt a) S + dt u b`, `y = sum(S c) + skip u`, for one token
 /// after the other: y [B, L, D] and the state [B, D, N] behind the last token, both float32.
 ///
-/// The plain form computes chunks of tokens at once.
+/// On the CPU a kernel goes through the tokens, otherwise chunks of them are computed at once.
 #[track_caller]
 pub fn selective_scan(i: &SelectiveScan<'_>, state: Option<Array>) -> (Array, Array) {
     i.check(state.as_ref());
@@ -150,5 +154,5 @@ pub fn selective_scan(i: &SelectiveScan<'_>, state: Option<Array>) -> (Array, Ar
     {
         return done;
     }
-    plain::selective_scan(i, state)
+    crate::cpu::selective_scan(i, state.as_ref()).unwrap_or_else(|| plain::selective_scan(i, state))
 }

@@ -3,4 +3,5 @@
 mod attention;
 mod products;
 mod rows;
+mod scans;
 mod support;

@@ -1,0 +1,99 @@
+//! Recurrences of sequence mixers.
+
+use super::{View, is_current, ops, takes};
+use crate::fast::{LinearScan, Rule, SelectiveScan};
+use crate::{Array, Dtype, plain};
+use mlx_kernels as k;
+use mlx_kernels::View4Mut;
+
+/// Whether kernels take these types and sizes here.
+fn fits<'a>(arrays: impl Iterator<Item = &'a Array>) -> bool {
+    is_current() && arrays.into_iter().all(|a| takes(a.dtype()) && a.size() > 0)
+}
+
+/// A linear recurrence, if a kernel takes it.
+pub(crate) fn linear_scan(i: &LinearScan<'_>, state: Option<&Array>) -> Option<(Array, Array)> {
+    if !fits(i.arrays().chain(state)) {
+        return None;
+    }
+    let state = state.map(|s| s.astype(Dtype::Float32));
+    let inputs: smallvec::SmallVec<[&Array; 7]> = i.arrays().chain(&state).collect();
+    let ([b, _, l, dk], h, dv) = (i.q.dims(), i.heads(), i.v.dim(3));
+    let (rule, at) = (Kind::of(&i.rule), inputs.len() - state.is_some() as usize);
+    let kernel = move |i: &[View<'_>], out: &[View<'_>]| {
+        let mut stores: [Vec<u8>; 6] = Default::default();
+        let mut views = Vec::new();
+        for (view, store) in i[..at].iter().zip(&mut stores) {
+            views.push(view.view4(store)?);
+        }
+        let rule = match rule {
+            Kind::Add => k::Rule::Add { beta: views.get(4).copied() },
+            Kind::Delta => k::Rule::Delta { beta: views[4] },
+            Kind::Remove => k::Rule::Remove { at: views[4], under: views[5] },
+        };
+        let state = i.get(at).map(View::floats).transpose()?;
+        let scan = k::LinearScan { q: views[0], k: views[1], v: views[2], g: views[3], rule, state };
+        let [b, l, h, dv] = out[0].dims4()?;
+        let strides = [l * h * dv, dv, h * dv, 1];
+        let o = View4Mut::new(out[0].floats_mut()?, [b, h, l, dv], strides).map_err(|e| e.to_string())?;
+        k::linear_scan(&scan, o, out[1].floats_mut()?).map_err(|e| e.to_string())
+    };
+    let fallback = move |a: &[Array]| {
+        let [q, k, v, g] = [0, 1, 2, 3].map(|i| &a[i]);
+        let rule = match rule {
+            Kind::Add => Rule::Add { beta: a[..at].get(4) },
+            Kind::Delta => Rule::Delta { beta: &a[4] },
+            Kind::Remove => Rule::Remove { at: &a[4], under: &a[5] },
+        };
+        let (o, state) = plain::linear_scan(&LinearScan { q, k, v, g, rule }, a.get(at).cloned());
+        [o.swapaxes(1, 2), state]
+    };
+    // tokens before heads, as what follows wants them
+    let outputs = [(&[b, l, h, dv][..], Dtype::Float32), (&[b, h, dv, dk], Dtype::Float32)];
+    let [o, last] = ops(c"linear_scan", &inputs, outputs, (1 << at) - 1, kernel, fallback);
+    Some((o.swapaxes(1, 2), last))
+}
+
+/// A [`Rule`] without its arrays.
+#[derive(Clone, Copy)]
+enum Kind {
+    Add,
+    Delta,
+    Remove,
+}
+
+impl Kind {
+    fn of(rule: &Rule<'_>) -> Kind {
+        match rule {
+            Rule::Add { .. } => Kind::Add,
+            Rule::Delta { .. } => Kind::Delta,
+            Rule::Remove { .. } => Kind::Remove,
+        }
+    }
+}
+
+/// Mamba's recurrence, if a kernel takes it.
+pub(crate) fn selective_scan(i: &SelectiveScan<'_>, state: Option<&Array>) -> Option<(Array, Array)> {
+    if !fits(i.arrays().into_iter().chain(state)) {
+        return None;
+    }
+    let inputs: smallvec::SmallVec<[&Array; 7]> = i.arrays().into_iter().chain(state).collect();
+    let ([b, l, d], n) = (i.u.dims(), i.a.dim(1));
+    let dims = [b, l, d, n].map(|x| x as usize);
+    let kernel = move |i: &[View<'_>], out: &[View<'_>]| {
+        let mut x = Vec::with_capacity(7);
+        for view in i {
+            x.push(view.floats()?);
+        }
+        let state = x.get(6).copied();
+        let scan = k::SelectiveScan { dims, u: x[0], dt: x[1], a: x[2], b: x[3], c: x[4], skip: x[5], state };
+        k::selective_scan(&scan, out[0].floats_mut()?, out[1].floats_mut()?).map_err(|e| e.to_string())
+    };
+    let fallback = |a: &[Array]| {
+        let (y, state) = plain::selective_scan(&SelectiveScan::over(a), a.get(6).cloned());
+        [y, state]
+    };
+    let outputs = [(&[b, l, d][..], Dtype::Float32), (&[b, d, n], Dtype::Float32)];
+    let [y, last] = ops(c"selective_scan", &inputs, outputs, 0, kernel, fallback);
+    Some((y, last))
+}
