@@ -144,7 +144,7 @@ impl<'a> SelectiveScan<'a> {
 /// Mamba's recurrence, a state of N numbers per channel: `S = e^(dt a) S + dt u b`, `y = sum(S c) + skip u`, for one token
 /// after the other: y [B, L, D] and the state [B, D, N] behind the last token, both float32.
 ///
-/// On the CPU a kernel goes through the tokens, otherwise chunks of them are computed at once.
+/// Kernels go through the tokens, on the CPU and on CUDA; the plain form computes chunks of them at once.
 #[track_caller]
 pub fn selective_scan(i: &SelectiveScan<'_>, state: Option<Array>) -> (Array, Array) {
     i.check(state.as_ref());
