@@ -101,8 +101,8 @@ fn decoded_steps_equal_a_whole_pass() {
     }
 }
 
-/// Recorded configs with recurrent layers, all experts chosen (see [`models`]).
-fn recurrent() -> Vec<(String, Config)> {
+/// Recorded configs with recurrent or latent layers, all experts chosen (see [`models`]).
+fn recorded() -> Vec<(String, Config)> {
     let kinds = [
         "qwen3_next",
         "qwen3_5",
@@ -114,6 +114,10 @@ fn recurrent() -> Vec<(String, Config)> {
         "falcon_h1",
         "granitemoehybrid",
         "rwkv7",
+        "deepseek_v2",
+        "deepseek_v3",
+        "glm4_moe_lite",
+        "minicpm3",
     ];
     let mut text = String::new();
     let file = &include_bytes!("data/families.jsonl.gz")[..];
@@ -124,6 +128,16 @@ fn recurrent() -> Vec<(String, Config)> {
         let kind = c["model_type"].as_str().unwrap_or_default().to_string();
         if !kinds.contains(&kind.as_str()) || found.iter().any(|f| f.0 == kind) {
             continue;
+        }
+        // a latent as wide as the kernel takes it, no choice of groups
+        for (key, value) in [("kv_lora_rank", 64), ("n_group", 1), ("topk_group", 1)] {
+            if c.get(key).is_some_and(Value::is_number) {
+                c[key] = value.into();
+            }
+        }
+        if kind == "minicpm3" {
+            c["qk_rope_head_dim"] = 16.into();
+            c["rope_scaling"] = Value::Null;
         }
         let experts = ["num_experts", "n_routed_experts", "num_local_experts"].map(|k| c[k].as_u64());
         if let Some(n) = experts.into_iter().flatten().next() {
@@ -140,13 +154,14 @@ fn recurrent() -> Vec<(String, Config)> {
 }
 
 #[test]
-fn recurrent_layers_equal_those_on_the_cpu() {
-    if !card("recurrent_layers_equal_those_on_the_cpu") {
-        return;
-    }
-    for (name, c) in recurrent() {
+fn recurrent_and_latent_layers_equal_those_on_the_cpu() {
+    let there = card("recurrent_and_latent_layers_equal_those_on_the_cpu");
+    for (name, c) in recorded() {
         mx::random::seed(7);
         let model = Model::random(c, Dtype::Float16, None).unwrap();
+        if !there {
+            continue;
+        }
         let d = &model.decoder;
         // a prompt that one kernel takes, tokens one by one and in twos, and a prompt that is prepared at once
         let (len, prompt) = (90, 20);

@@ -253,6 +253,45 @@ fn recurrences() {
     }
 }
 
+/// Steps of latent attention in layers one after the other.
+fn latent(name: &str, heads: i32, batch: i32, keys: i32) {
+    let (bf, layers, rank, rope) = (Dtype::Bfloat16, 24usize, 512, 64);
+    let fresh = |d: i32| mx::random::normal([batch, 1, (keys + 256) / 256 * 256, d], bf, 0.0, 1.0, None);
+    let mut caches: Vec<KvBuffers> = (0..layers)
+        .map(|_| {
+            let (k, v) = (fresh(rank), fresh(rope));
+            mx::eval([&k, &v]).unwrap();
+            KvBuffers::new(k, v)
+        })
+        .collect();
+    let radians = Array::from((0..rope / 2).map(|i| 10000f32.powf(-(i as f32) / 32.0)).collect::<Vec<_>>());
+    let norm = mx::ones([rank], bf);
+    let a = fast::LatentAttention {
+        heads,
+        rank,
+        rope,
+        scale: 0.07,
+        rotation: Some(Rotation { radians: &radians, traditional: true, feature_scale: 1.0 }),
+        norm: Some((&norm, 1e-6)),
+        window: None,
+    };
+    let q = mx::random::normal([batch, 1, heads * 192], bf, 0.0, 1.0, None);
+    let kv = mx::random::normal([batch, 1, rank + rope], bf, 0.0, 1.0, None);
+    let first = mx::random::normal([batch, heads, rank], bf, 0.0, 1.0, None);
+    mx::eval([&q, &kv, &first, &radians, &norm]).unwrap();
+    let t = time(layers, || {
+        let mut y = first.clone();
+        for c in &mut caches {
+            let rotated = fast::Columns { x: &q, at: 128, stride: 192 };
+            let kv = fast::Columns::new(&kv, 0, 0);
+            y = c.attend_latent(rotated, &y, kv, Place::At(keys - 1), &a).expect("a kernel");
+        }
+        y
+    });
+    let bytes = (batch * keys * (rank + rope) * 2) as f64;
+    println!("{name:24} b {batch:2} keys {keys:6} {:>7.2} us {:>5.0} GB/s", t * 1e6, bytes / t / 1e9);
+}
+
 fn main() {
     if !mx::cuda_is_available() {
         println!("no CUDA device");
@@ -292,6 +331,13 @@ fn main() {
     }
     if wanted("recurrent") {
         recurrences();
+    }
+    if wanted("latent") {
+        for keys in [512, 2048, 8192, 32768] {
+            latent("latent, 16 heads", 16, 1, keys);
+            latent("latent, 128 heads", 128, 1, keys);
+        }
+        latent("latent, 16 heads", 16, 8, 2048);
     }
     if wanted("attention") {
         for keys in [512, 2048, 8192, 32768] {

@@ -2,6 +2,8 @@
 
 #[path = "cuda_/decode.rs"]
 mod decode;
+#[path = "cuda_/latent.rs"]
+mod latent;
 #[path = "cuda_/linear.rs"]
 mod linear;
 #[path = "cuda_/recurrent.rs"]

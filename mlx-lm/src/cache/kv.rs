@@ -4,7 +4,7 @@ use super::padding::Padding;
 use super::parts::Form;
 use super::{Cache, Decode, Kv, Mark, MaskKey, Position, QuantizedKvCache, State, in_steps, nbytes_of, take_rows};
 use crate::{Error, Result};
-use mlx::fast::{DecodeAttention, KvBuffers, Mask, Place};
+use mlx::fast::{Columns, DecodeAttention, KvBuffers, LatentAttention, Mask, Place};
 use mlx::{self as mx, Array, Dtype};
 
 /// Tokens by which buffers grow.
@@ -64,21 +64,18 @@ impl KvCache {
     }
 }
 
-impl Decode for KvCache {
-    fn is_decodable(&self, rows: i32, dtype: Dtype, a: &DecodeAttention<'_>) -> bool {
-        self.buffers.as_ref().is_some_and(|b| b.rows() == rows && b.is_supported(dtype, a))
-    }
-
-    fn decode(&mut self, qkv: &Array, a: &DecodeAttention<'_>) -> Array {
+impl KvCache {
+    /// Buffers with room for one more token, and its place.
+    fn next_slot(&mut self, rows: i32, heads: i32, widths: [i32; 2], dtype: Dtype) -> (&mut KvBuffers, Place<'_>) {
         let room = self.buffers.as_ref().is_some_and(|b| self.offset < b.capacity());
         if !room {
-            let one = mx::zeros([qkv.dim(0), a.kv_heads, 1, a.head_dim], qkv.dtype());
-            let (keys, values) = self.reserve(&one, &one);
+            let [k, v] = widths.map(|d| mx::zeros([rows, heads, 1, d], dtype));
+            let (keys, values) = self.reserve(&k, &v);
             self.buffers = Some(KvBuffers::new(keys, values));
         }
         if self.starts.is_none() && !self.padding.is_empty() {
             // no array of a few bytes: those lie where the host could touch them
-            let mut starts = self.padding.of(qkv.dim(0) as usize);
+            let mut starts = self.padding.of(rows as usize);
             starts.resize(starts.len().max(16), 0);
             self.starts = Some(Array::from(starts));
         }
@@ -87,9 +84,37 @@ impl Decode for KvCache {
             None => Place::At(self.offset),
             Some(starts) => Place::Padded(self.offset, starts),
         };
+        (buffers, place)
+    }
+}
+
+impl Decode for KvCache {
+    fn is_decodable(&self, rows: i32, dtype: Dtype, a: &DecodeAttention<'_>) -> bool {
+        self.buffers.as_ref().is_some_and(|b| b.rows() == rows && b.is_supported(dtype, a))
+    }
+
+    fn decode(&mut self, qkv: &Array, a: &DecodeAttention<'_>) -> Array {
+        let (buffers, place) = self.next_slot(qkv.dim(0), a.kv_heads, [a.head_dim; 2], qkv.dtype());
         let o = buffers.attend(qkv, place, a);
         self.offset += 1;
         o
+    }
+
+    fn is_latent_decodable(&self, rows: i32, dtype: Dtype, a: &LatentAttention<'_>) -> bool {
+        self.buffers.as_ref().is_some_and(|b| b.rows() == rows && b.is_latent_supported(dtype, a))
+    }
+
+    fn decode_latent(
+        &mut self,
+        q: Columns<'_>,
+        q_latent: &Array,
+        kv: Columns<'_>,
+        a: &LatentAttention<'_>,
+    ) -> Option<Array> {
+        let (buffers, place) = self.next_slot(q.x.dim(0), 1, [a.rank, a.rope], q.x.dtype());
+        let o = buffers.attend_latent(q, q_latent, kv, place, a)?;
+        self.offset += 1;
+        Some(o)
     }
 }
 

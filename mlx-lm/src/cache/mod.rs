@@ -6,6 +6,7 @@
 
 mod chunked;
 mod concatenate;
+mod decode;
 mod direct;
 mod file;
 mod kv;
@@ -24,6 +25,7 @@ mod token_window;
 
 pub use chunked::ChunkedKvCache;
 pub use concatenate::ConcatenateKvCache;
+pub use decode::Decode;
 pub use direct::Direct;
 pub use file::{PromptCache, State};
 pub use kv::KvCache;
@@ -39,8 +41,8 @@ pub use token_window::TokenWindow;
 
 use crate::blueprint::CacheKind;
 use crate::{Error, Result};
-use mlx::fast::{DecodeAttention, Mask, Offset, Sdpa};
-use mlx::{self as mx, Array, Dtype};
+use mlx::fast::{Mask, Offset, Sdpa};
+use mlx::{self as mx, Array};
 use partial::Partial;
 use std::any::Any;
 
@@ -255,14 +257,6 @@ pub trait Kv {
         let (k, v) = self.update(k, v);
         sdpa(q, &k, &v, a)
     }
-}
-
-/// Keys and values that a step of one token per row appends to and reads in one kernel, where there is one.
-pub trait Decode {
-    /// Whether [`decode`](Self::decode) is one kernel here for a batch of `rows` tokens of this dtype.
-    fn is_decodable(&self, rows: i32, dtype: Dtype, a: &DecodeAttention<'_>) -> bool;
-    /// Attention of one new token per row from its projections qkv [B, 1, ..], which are appended.
-    fn decode(&mut self, qkv: &Array, a: &DecodeAttention<'_>) -> Array;
 }
 
 /// Plain attention over given keys and values.

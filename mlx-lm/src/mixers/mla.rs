@@ -6,10 +6,10 @@ use super::latent::Expand;
 use super::{Mixer, attention, gate::Gate, rope::Rope};
 use crate::blueprint::{self, MlaLayout};
 use crate::cache::{Attend, Cache, lowest, sdpa};
-use crate::parts::{Norm, Step};
+use crate::parts::{Around, Norm, Step};
 use crate::weights::Leaves;
 use crate::{Error, Result};
-use mlx::fast::Mask;
+use mlx::fast::{self, Columns, Fused, LatentAttention, Mask};
 use mlx::nn::{Leaf, Linear, Module};
 use mlx::{self as mx, Array};
 
@@ -126,6 +126,45 @@ impl Mla {
         let latent = normed(&self.kv_a_norm, kv_a.slice_axis(-1, 0..s.kv_rank));
         (times(latent, s.kv_factor).expand_dims(1), rows.expand_dims(1))
     }
+
+    /// Attention of one token per row in the latent space by kernels: queries q [B, 1, H (nope + rope)] and latents with key
+    /// rows behind them, before norm and rotation, to values [B, 1, H v]. `None`, with the cache as it was, where there are
+    /// none.
+    fn fused_step(&self, q: &Array, kv: Columns<'_>, cache: &mut dyn Cache) -> Option<Array> {
+        let s = &self.spec;
+        let plain = self.indexer.is_none()
+            && self.k_rope.is_none()
+            && s.query_scale.is_none()
+            && (s.q_factor, s.kv_factor) == (1.0, 1.0);
+        let cache = cache.as_decode().filter(|_| plain && fast::is_fused())?;
+        let norm = match &self.kv_a_norm {
+            Some(n) => Some(n.rms()?),
+            None => None,
+        };
+        let rotation = match &self.rope {
+            Some(r) => Some(r.rotation()?),
+            None => None,
+        };
+        let step = LatentAttention {
+            heads: s.heads,
+            rank: s.kv_rank,
+            rope: s.rope_dim,
+            scale: s.scale,
+            rotation,
+            norm: norm.as_ref().map(|n| (&n.0, n.1)),
+            window: s.window,
+        };
+        let b = q.dim(0);
+        if !cache.is_latent_decodable(b, q.dtype(), &step) {
+            return None;
+        }
+        let maps = self.expand.maps()?;
+        let width = s.nope_dim + s.rope_dim;
+        let q_nope = q.reshape([b, s.heads, 1, width]).slice_axis(-1, 0..s.nope_dim);
+        let rotated = Columns { x: q, at: s.nope_dim, stride: width };
+        let o = cache.decode_latent(rotated, &maps.queries(&q_nope), kv, &step)?;
+        Some(maps.values(&o.expand_dims(2)).reshape([b, 1, -1]))
+    }
 }
 
 impl Mixer for Mla {
@@ -133,6 +172,13 @@ impl Mixer for Mla {
         let s = &self.spec;
         let [b, l, _] = x.dims();
         let (q, low) = self.queries(x);
+        if l == 1 && fast::is_fused() && self.k_rope.is_none() {
+            let kv = self.kv_a_proj.forward(x);
+            if let Some(o) = self.fused_step(&q, Columns::new(&kv, 0, 0), cache) {
+                let heads = || o.reshape([b, 1, s.heads, -1]);
+                return self.o_proj.forward(&self.gate.as_ref().map_or_else(|| o.clone(), |g| g.apply(heads(), x)));
+            }
+        }
         let mut q = times(attention::split_heads(&q, s.heads), s.q_factor);
         let (latent, k_pe) = self.latents(x);
         let kv = if self.indexer.is_some() { cache.part(0).kv() } else { cache.kv() };
@@ -190,5 +236,33 @@ impl Mixer for Mla {
             Some(g) => g.apply(o, x),
             None => o.reshape([b, l, -1]),
         })
+    }
+
+    fn fused(&self, x: &Array, around: &Around<'_>, cache: &mut dyn Cache) -> Option<Array> {
+        let s = &self.spec;
+        let (kv_a, o_proj) = (self.kv_a_proj.matrix()?, self.o_proj.matrix()?);
+        let first = match (&self.q_proj, &self.q_a_proj) {
+            _ if self.gate.is_some() || self.indexer.is_some() => return None,
+            (Some(q), _) => q.matrix()?,
+            (None, a) => a.as_ref()?.matrix()?,
+        };
+        let y = fast::linear(x, &[first, kv_a], Fused { norm: Some(around.norm), ..Default::default() });
+        let at = first.outputs();
+        let low = y.slice_axis(-1, 0..at);
+        let q = match (&self.q_b_proj, &self.q_a_norm) {
+            (None, _) => low,
+            (Some(b), None) => fast::linear(&low, &[b.matrix()?], Fused::default()),
+            (Some(b), Some(n)) => {
+                let (weight, eps) = n.rms()?;
+                fast::linear(&low, &[b.matrix()?], Fused { norm: Some((&weight, eps)), ..Default::default() })
+            }
+        };
+        let o = self.fused_step(&q, Columns::new(&y, at, s.kv_rank + s.rope_dim), cache)?;
+        Some(fast::linear(&o, &[o_proj], around.after(x)))
+    }
+
+    fn first_weights(&self) -> [Option<&Array>; 2] {
+        let q = self.q_a_proj.as_ref().or(self.q_proj.as_ref());
+        [q.map(|q| q.weight()), Some(self.kv_a_proj.weight())]
     }
 }

@@ -65,12 +65,12 @@ impl Place<'_> {
 /// Keys and values [B, Hkv, T, D] of one layer, in buffers that a decode step may write in place.
 #[derive(Debug)]
 pub struct KvBuffers {
-    keys: Array,
-    values: Array,
+    pub(super) keys: Array,
+    pub(super) values: Array,
     /// Counters of the kernel's last stage: zeros between launches.
     counters: Option<Array>,
     /// The result of the last in-place step, until it is known to be queued.
-    pending: RefCell<Option<Array>>,
+    pub(super) pending: RefCell<Option<Array>>,
     /// Whether views may show slots that will be written (after a rewind), or the buffers came from elsewhere.
     foreign: bool,
 }
@@ -133,7 +133,7 @@ impl KvBuffers {
 
     /// Makes the buffers this value's own, in row order: nobody else holds them, so that a write in place is seen here
     /// and nowhere else.
-    fn own(&mut self) {
+    pub(super) fn own(&mut self) {
         let held = |a: &Array| a.use_count() > 1;
         if held(&self.keys) || held(&self.values) {
             // the last step may not be evaluated yet: then its node holds the buffers

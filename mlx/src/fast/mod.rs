@@ -5,6 +5,7 @@ mod cuda;
 mod decode;
 mod experts;
 mod kernel;
+mod latent;
 mod layers;
 mod linear;
 mod recurrent;
@@ -15,6 +16,7 @@ pub use experts::{RouteScores, RouteWeights, Routing, combine_fused, expert_rows
 pub use kernel::{
     Kernel, KernelScalar, KernelSource, Launch, Template, cuda_kernel, metal_kernel, precompiled_cuda_kernel,
 };
+pub use latent::LatentAttention;
 pub use layers::{
     Columns, DeltaLayer, HeadGate, LogDecay, ShortConv, SpaceLayer, Stepped, UnitLength, WkvLayer, delta_fused,
     gated_norm_fused, space_fused, token_mix_fused, wkv_fused,

@@ -9,6 +9,7 @@ mod build;
 pub(crate) mod experts;
 pub(crate) mod gemv;
 mod kernel;
+pub(crate) mod latent;
 pub(crate) mod layers;
 pub(crate) mod recurrent;
 
@@ -27,6 +28,8 @@ pub(super) const GEMV: &str = include_str!("gemv.cuh");
 pub(super) const ATTENTION: &str = include_str!("attention.cuh");
 pub(super) const EXPERTS: &str = include_str!("experts.cuh");
 pub(super) const EMBED: &str = include_str!("embed.cuh");
+pub(super) const SHARED: &str = include_str!("shared.cuh");
+pub(super) const LATENT: &str = include_str!("latent.cuh");
 pub(super) const RECURRENT: &str = include_str!("recurrent.cuh");
 pub(super) const LAYERS: &str = include_str!("layers.cuh");
 
