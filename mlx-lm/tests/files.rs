@@ -7,6 +7,8 @@ mod compressed;
 mod config;
 #[path = "files/gguf.rs"]
 mod gguf;
+#[path = "files/gguf_archs.rs"]
+mod gguf_archs;
 #[path = "files/gguf_file.rs"]
 mod gguf_file;
 #[path = "files/gguf_hostile.rs"]

@@ -1,246 +1,13 @@
 //! Toy models written as llama.cpp's converter writes them: each loads by its metadata alone and gives the logits of the
 //! same model in safetensors.
 
+use crate::gguf_archs::{Arch, NAMES, archs};
 use crate::gguf_file::{GgufFile, kv};
 use crate::goldens::{self, Stored};
 use mlx::{Array, Dtype};
 use mlx_lm::Model;
 use serde_json::{Value, json};
 use std::path::Path;
-
-/// One architecture.
-struct Arch {
-    /// `general.architecture`.
-    name: &'static str,
-    /// The recorded toy model.
-    case: &'static str,
-    /// Changes of its config; null removes a key. What a GGUF cannot say must be what llama.cpp takes for granted.
-    config: Value,
-    /// Metadata below the architecture's name, beside what every model has.
-    keys: Value,
-    /// Names that are not those of most models.
-    names: &'static [(&'static str, &'static str)],
-    permuted: bool,
-    plus_one: bool,
-}
-
-impl Arch {
-    fn new(name: &'static str, case: &'static str) -> Self {
-        Arch { name, case, config: json!({}), keys: json!({}), names: &[], permuted: false, plus_one: false }
-    }
-}
-
-/// Hugging Face names to GGUF names, without `.weight` and `.bias`.
-const NAMES: [(&str, &str); 34] = [
-    ("model.embed_tokens", "token_embd"),
-    ("model.norm", "output_norm"),
-    ("lm_head", "output"),
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.qkv_proj", "attn_qkv"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-    ("mlp.gate", "ffn_gate_inp"),
-    ("mlp.switch_mlp.gate_proj", "ffn_gate_exps"),
-    ("mlp.switch_mlp.up_proj", "ffn_up_exps"),
-    ("mlp.switch_mlp.down_proj", "ffn_down_exps"),
-    ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
-    ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"),
-    ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
-    ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
-    ("mlp.shared_experts.gate_proj", "ffn_gate_shexp"),
-    ("mlp.shared_experts.up_proj", "ffn_up_shexp"),
-    ("mlp.shared_experts.down_proj", "ffn_down_shexp"),
-    ("block_sparse_moe.gate", "ffn_gate_inp"),
-    ("block_sparse_moe.router.layer", "ffn_gate_inp"),
-    ("block_sparse_moe.switch_mlp.gate_proj", "ffn_gate_exps"),
-    ("block_sparse_moe.switch_mlp.up_proj", "ffn_up_exps"),
-    ("block_sparse_moe.switch_mlp.down_proj", "ffn_down_exps"),
-    ("mlp.c_fc", "ffn_up"),
-    ("mlp.c_proj", "ffn_down"),
-    ("mlp.gate_up_proj", "ffn_up"),
-];
-const SANDWICH: &[(&str, &str)] = &[
-    ("post_attention_layernorm", "post_attention_norm"),
-    ("pre_feedforward_layernorm", "ffn_norm"),
-    ("post_feedforward_layernorm", "post_ffw_norm"),
-];
-const LFM2: &[(&str, &str)] = &[
-    ("model.embedding_norm", "token_embd_norm"),
-    ("operator_norm", "attn_norm"),
-    ("ffn_norm", "ffn_norm"),
-    ("self_attn.out_proj", "attn_output"),
-    ("self_attn.q_layernorm", "attn_q_norm"),
-    ("self_attn.k_layernorm", "attn_k_norm"),
-    ("conv.conv", "shortconv.conv"),
-    ("conv.in_proj", "shortconv.in_proj"),
-    ("conv.out_proj", "shortconv.out_proj"),
-    ("feed_forward.w1", "ffn_gate"),
-    ("feed_forward.w3", "ffn_up"),
-    ("feed_forward.w2", "ffn_down"),
-    ("feed_forward.gate_proj", "ffn_gate"),
-    ("feed_forward.up_proj", "ffn_up"),
-    ("feed_forward.down_proj", "ffn_down"),
-    ("feed_forward.gate", "ffn_gate_inp"),
-    ("feed_forward.switch_mlp.gate_proj", "ffn_gate_exps"),
-    ("feed_forward.switch_mlp.up_proj", "ffn_up_exps"),
-    ("feed_forward.switch_mlp.down_proj", "ffn_down_exps"),
-];
-const PHI2: &[(&str, &str)] = &[
-    ("model.final_layernorm", "output_norm"),
-    ("self_attn.dense", "attn_output"),
-    ("mlp.fc1", "ffn_up"),
-    ("mlp.fc2", "ffn_down"),
-];
-const GPT_OSS: &[(&str, &str)] = &[
-    ("post_attention_layernorm", "post_attention_norm"),
-    ("mlp.router", "ffn_gate_inp"),
-    ("mlp.experts.gate_proj", "ffn_gate_exps"),
-    ("mlp.experts.up_proj", "ffn_up_exps"),
-    ("mlp.experts.down_proj", "ffn_down_exps"),
-];
-const MLA: &[(&str, &str)] = &[
-    ("self_attn.q_a_proj", "attn_q_a"),
-    ("self_attn.q_a_layernorm", "attn_q_a_norm"),
-    ("self_attn.q_b_proj", "attn_q_b"),
-    ("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"),
-    ("self_attn.kv_a_layernorm", "attn_kv_a_norm"),
-    ("self_attn.kv_b_proj", "attn_kv_b"),
-    ("self_attn.embed_q", "attn_k_b"),
-    ("self_attn.unembed_out", "attn_v_b"),
-];
-const GRANITE_HYBRID: &[(&str, &str)] = &[
-    ("shared_mlp.output_linear", "ffn_down_shexp"),
-    ("mamba.in_proj", "ssm_in"),
-    ("mamba.conv1d", "ssm_conv1d"),
-    ("mamba.norm", "ssm_norm"),
-    ("mamba.out_proj", "ssm_out"),
-];
-
-/// Magnitudes of longrope's sides where both are what the converter computes.
-const LONG: f64 = 1.843_908_891_458_577_5;
-
-fn archs() -> Vec<Arch> {
-    let a = Arch::new;
-    let yarn = json!({"rope.scaling.type": "yarn", "rope.scaling.factor": 8.0, "rope.scaling.original_context_length": 32,
-                      "rope.scaling.yarn_beta_fast": 32.0, "rope.scaling.yarn_beta_slow": 1.0});
-    let multipliers =
-        json!({"attention.scale": 0.2, "embedding_scale": 0.8, "residual_scale": 0.6, "logit_scale": 4.0});
-    let with = |a: &Value, b: Value| {
-        let mut all = a.as_object().unwrap().clone();
-        all.extend(b.as_object().unwrap().clone());
-        Value::Object(all)
-    };
-    let mla = json!({
-        "leading_dense_block_count": 1, "expert_shared_count": 1, "expert_weights_scale": 2.5, "expert_group_count": 4,
-        "expert_group_used_count": 2, "attention.q_lora_rank": 32, "attention.kv_lora_rank": 32,
-        "attention.key_length": 48, "attention.value_length": 32, "attention.key_length_mla": 48,
-        "attention.value_length_mla": 32, "attention.head_count_kv": 1, "rope.dimension_count": 16,
-        "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 64,
-        "rope.scaling.yarn_log_multiplier": 0.1,
-    });
-    let conv = json!({"attention.head_count_kv": [0, 2, 0, 2], "shortconv.l_cache": 3, "leading_dense_block_count": 1});
-    vec![
-        Arch { permuted: true, ..a("llama", "llama") },
-        Arch { permuted: true, ..a("llama", "mixtral") },
-        Arch {
-            permuted: true,
-            config: json!({"layer_types": null, "sliding_window": null}),
-            keys: json!({"rope.scaling.type": "yarn", "rope.scaling.factor": 8.0, "rope.scaling.original_context_length": 16,
-                         "rope.scaling.yarn_beta_fast": 32.0, "rope.scaling.yarn_beta_slow": 1.0,
-                         "rope.scaling.yarn_log_multiplier": 0.1, "attention.temperature_scale": 0.1}),
-            ..a("mistral3", "ministral3")
-        },
-        a("qwen2", "qwen2"),
-        Arch {
-            config: json!({"model_type": "qwen2"}),
-            keys: json!({"rope.dimension_sections": [2, 3, 3, 0]}),
-            ..a("qwen2vl", "qwen2_vl")
-        },
-        a("qwen2moe", "qwen2_moe"),
-        a("qwen3", "qwen3"),
-        Arch {
-            keys: json!({"rope.dimension_sections": [3, 3, 2, 0], "n_deepstack_layers": 3}),
-            ..a("qwen3vl", "qwen3_vl")
-        },
-        a("qwen3moe", "qwen3_vl_moe"),
-        Arch { keys: json!({"n_deepstack_layers": 3}), ..a("qwen3vlmoe", "qwen3_vl_moe") },
-        Arch { plus_one: true, ..a("gemma", "gemma") },
-        Arch {
-            plus_one: true,
-            names: SANDWICH,
-            config: json!({"query_pre_attn_scalar": 16.0}),
-            keys: json!({"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "attention.sliding_window": 4096}),
-            ..a("gemma2", "gemma2")
-        },
-        Arch { plus_one: true, names: SANDWICH, ..a("gemma3", "gemma3_text") },
-        Arch { names: PHI2, keys: json!({"rope.dimension_count": 6}), ..a("phi2", "phi") },
-        Arch {
-            keys: json!({"rope.scaling.original_context_length": 32, "rope.scaling.attn_factor": LONG}),
-            ..a("phi3", "phi3")
-        },
-        Arch {
-            config: json!({"rope_scaling": {
-                "type": "longrope", "original_max_position_embeddings": 32, "long_mscale": LONG, "short_mscale": LONG,
-                "short_factor": [1.0, 1.02, 1.04, 1.06, 1.08, 1.1, 1.12, 1.14], "long_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7]
-            }}),
-            keys: json!({"rope.scaling.original_context_length": 32, "rope.scaling.attn_factor": LONG}),
-            ..a("phimoe", "phimoe")
-        },
-        Arch {
-            permuted: true,
-            keys: json!({"leading_dense_block_count": 1, "expert_shared_count": 1, "expert_weights_scale": 1.0}),
-            ..a("deepseek", "deepseek")
-        },
-        Arch {
-            names: MLA,
-            keys: with(&mla, json!({"expert_weights_norm": false, "expert_gating_func": 1})),
-            ..a("deepseek2", "deepseek_v2")
-        },
-        Arch {
-            names: MLA,
-            keys: with(&mla, json!({"expert_weights_norm": true, "expert_gating_func": 2})),
-            ..a("deepseek2", "deepseek_v3")
-        },
-        Arch { names: LFM2, keys: conv.clone(), ..a("lfm2", "lfm2") },
-        Arch { names: LFM2, keys: with(&conv, json!({"expert_gating_func": 2})), ..a("lfm2moe", "lfm2_moe") },
-        Arch { permuted: true, keys: multipliers.clone(), ..a("granite", "granite") },
-        Arch { permuted: true, keys: multipliers.clone(), ..a("granitemoe", "granitemoe") },
-        Arch {
-            permuted: true,
-            names: GRANITE_HYBRID,
-            config: json!({"mamba_n_groups": 1}),
-            keys: with(
-                &multipliers,
-                json!({
-                    "attention.head_count_kv": [0, 2, 0, 2], "ssm.conv_kernel": 4, "ssm.state_size": 16, "ssm.group_count": 1,
-                    "ssm.inner_size": 128, "ssm.time_step_rank": 8, "rope.scaling.finetuned": false,
-                    "expert_shared_feed_forward_length": 64,
-                }),
-            ),
-            ..a("granitehybrid", "granitemoehybrid")
-        },
-        Arch { permuted: true, ..a("olmo", "olmo") },
-        Arch { names: SANDWICH, ..a("olmo2", "olmo2") },
-        Arch {
-            names: SANDWICH,
-            keys: with(&yarn, json!({"attention.sliding_window_pattern": [true, true, true, false]})),
-            ..a("olmo2", "olmo3")
-        },
-        a("olmoe", "olmoe"),
-        Arch { permuted: true, ..a("smollm3", "smollm3") },
-        a("starcoder2", "starcoder2"),
-        a("command-r", "cohere"),
-        Arch { names: GPT_OSS, keys: yarn, ..a("gpt-oss", "gpt_oss") },
-    ]
-}
 
 /// Keys that most models have, from their config.
 const KEYS: [(&str, &str); 22] = [
@@ -279,6 +46,11 @@ fn value(key: &str, v: &Value) -> Option<(u32, Vec<u8>)> {
         Value::Bool(b) => Some((7, vec![u8::from(*b)])),
         Value::Array(a) if a.iter().all(Value::is_boolean) => {
             Some(kv::array(7, a.len() as u64, a.iter().map(|b| u8::from(b.as_bool().unwrap())).collect()))
+        }
+        // null is minus infinity
+        Value::Array(a) if a.iter().any(|n| n.is_null() || n.is_f64()) => {
+            let float = |n: &Value| n.as_f64().map_or(f32::NEG_INFINITY, |n| n as f32);
+            Some(kv::array(6, a.len() as u64, a.iter().flat_map(|n| float(n).to_le_bytes()).collect()))
         }
         Value::Array(a) => Some(kv::array(
             5,
@@ -344,10 +116,42 @@ fn gguf(arch: &Arch, config: &Value, tensors: &[Stored]) -> Vec<u8> {
             f.f32s(&format!("rope_factors_{side}.weight"), &[factors.len()], &factors);
         }
     }
+    if config["rope_parameters"]["full_attention"]["rope_type"] == "proportional" {
+        let (n, share) = (config["global_head_dim"].as_u64().unwrap_or(32) as usize / 2, 0.25);
+        let freqs: Vec<f32> = (0..n).map(|i| if i < (n as f64 * share) as usize { 1.0 } else { 1e30 }).collect();
+        f.f32s("rope_freqs.weight", &[n], &freqs);
+    }
     for t in tensors {
-        write(&mut f, arch, config, t);
+        if !stacked(&mut f, tensors, t) {
+            write(&mut f, arch, config, t);
+        }
     }
     f.bytes()
+}
+
+/// Tensors that the converter makes one of several of: written with the first of them.
+fn stacked(f: &mut GgufFile, tensors: &[Stored], t: &Stored) -> bool {
+    let find = |name: &str| tensors.iter().find(|t| t.name == name).unwrap();
+    for (from, to) in [("altup_projections", "altup_proj"), ("altup_unembed_projections", "altup_unembd_proj")] {
+        let Some(rest) = t.name.strip_prefix(&format!("model.{from}.")) else { continue };
+        if rest == "0.weight" {
+            let all: Vec<f32> = (0..3).flat_map(|i| floats(find(&format!("model.{from}.{i}.weight")))).collect();
+            f.f32s(&format!("{to}.weight"), &[3, t.shape[0] as usize, t.shape[1] as usize], &all);
+        }
+        return true;
+    }
+    // gate and up of each expert, one after the other
+    if let Some(layer) = t.name.strip_suffix(".experts.switch_glu.gate_proj.weight") {
+        let (gate, up) = (floats(t), floats(find(&format!("{layer}.experts.switch_glu.up_proj.weight"))));
+        let [experts, rows, width] = [0, 1, 2].map(|i| t.shape[i] as usize);
+        let one = rows * width;
+        let all: Vec<f32> =
+            (0..experts).flat_map(|e| [&gate[e * one..(e + 1) * one], &up[e * one..(e + 1) * one]].concat()).collect();
+        let n = layer.rsplit('.').next().unwrap();
+        f.f32s(&format!("blk.{n}.ffn_gate_up_exps.weight"), &[experts, 2 * rows, width], &all);
+        return true;
+    }
+    t.name.ends_with(".experts.switch_glu.up_proj.weight")
 }
 
 /// One tensor, or the parts that the converter makes of it.
@@ -372,6 +176,33 @@ fn write(f: &mut GgufFile, arch: &Arch, config: &Value, t: &Stored) {
             return part("exp_probs_b.bias", &shape, &values);
         }
         "mlp.shared_expert_gate.weight" => return part("ffn_gate_inp_shexp.weight", &[width], &values),
+        "altup.correct_output_scale" => return part("altup_correct_scale.weight", &shape, &values),
+        "layer_scalar" => return part("layer_output_scale.weight", &shape, &values),
+        "router.scale" => return part("ffn_gate_inp.scale", &shape, &values),
+        "router.per_expert_scale" => return part("ffn_down_exps.scale", &shape, &values),
+        "linear_attn.dt_bias" => return part("ssm_dt.bias", &shape, &values),
+        "linear_attn.A_log" => {
+            let a: Vec<f32> = values.iter().map(|v| -v.exp()).collect();
+            return part("ssm_a", &shape, &a);
+        }
+        "linear_attn.in_proj_qkvz.weight" => {
+            // per key head: q, k and the values and gates of its value heads; in the file all q, all k, all v; all z
+            let n = |key: &str| config[key].as_u64().unwrap() as usize;
+            let (heads, d) = (n("linear_num_key_heads"), n("linear_key_head_dim"));
+            let own = n("linear_num_value_heads") / heads * n("linear_value_head_dim");
+            let rows = |at: usize, n: usize| {
+                (0..heads)
+                    .flat_map(|h| {
+                        let from = (h * (2 * d + 2 * own) + at) * width;
+                        values[from..from + n * width].to_vec()
+                    })
+                    .collect::<Vec<f32>>()
+            };
+            let qkv = [rows(0, d), rows(d, d), rows(2 * d, own)].concat();
+            part("attn_qkv.weight", &[qkv.len() / width, width], &qkv);
+            let z = rows(2 * d + own, own);
+            return part("attn_gate.weight", &[z.len() / width, width], &z);
+        }
         "mamba.A_log" => {
             let a: Vec<f32> = values.iter().map(|v| -v.exp()).collect();
             return part("ssm_a", &[a.len(), 1], &a);
@@ -449,6 +280,9 @@ fn toy(arch: &Arch) -> (Value, Vec<Stored>, Vec<i32>) {
     for t in &mut tensors {
         if let Some(own) = t.name.strip_prefix("language_model.") {
             t.name = own.to_owned();
+        }
+        if let Some(own) = t.name.strip_prefix("model.language_model.") {
+            t.name = format!("model.{own}");
         }
     }
     let mut config = match &c["config"]["text_config"] {

@@ -5,6 +5,8 @@
 use serde_json::{Map, Value};
 
 use super::config::{self, Facts};
+use super::fixes;
+use super::names::*;
 use crate::Result;
 
 /// `(from, to)`
@@ -34,180 +36,13 @@ pub struct Arch {
     pub norm_plus_one: bool,
     /// Tensors of a layer whose rows are joined here: the target's stem and the stems of its parts, in order.
     pub joins: &'static [(&'static str, &'static [&'static str])],
+    /// The row of the parts, one after the other, that each row of a joined tensor is; `None`: in that order.
+    pub order: Option<fn(&Map<String, Value>) -> Option<Vec<u32>>>,
+    /// Tensors that are several here: the stem, and along which axis it is cut evenly into which.
+    pub splits: &'static [(&'static str, usize, &'static [&'static str])],
     /// Config entries that need more than a copy.
     pub fix: Option<Fix>,
 }
-
-const TOP: &[Row] = &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
-const ATTENTION: &[Row] = &[
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_qkv", "self_attn.qkv_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("attn_q_norm", "self_attn.q_norm"),
-    ("attn_k_norm", "self_attn.k_norm"),
-];
-const MLP: &[Row] = &[("ffn_gate", "mlp.gate_proj"), ("ffn_up", "mlp.up_proj"), ("ffn_down", "mlp.down_proj")];
-/// Norms before attention and before the MLP.
-const PRE: &[Row] = &[("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")];
-/// Norms before and after both (gemma2, gemma3).
-const SANDWICH: &[Row] = &[
-    ("attn_norm", "input_layernorm"),
-    ("post_attention_norm", "post_attention_layernorm"),
-    ("ffn_norm", "pre_feedforward_layernorm"),
-    ("post_ffw_norm", "post_feedforward_layernorm"),
-];
-/// Norms after both (olmo2).
-const POST: &[Row] =
-    &[("post_attention_norm", "post_attention_layernorm"), ("post_ffw_norm", "post_feedforward_layernorm")];
-const EXPERTS: &[Row] = &[
-    ("ffn_gate_inp", "mlp.gate"),
-    ("ffn_gate_exps", "mlp.switch_mlp.gate_proj"),
-    ("ffn_up_exps", "mlp.switch_mlp.up_proj"),
-    ("ffn_down_exps", "mlp.switch_mlp.down_proj"),
-    ("ffn_gate_inp_shexp", "mlp.shared_expert_gate"),
-    ("ffn_gate_shexp", "mlp.shared_expert.gate_proj"),
-    ("ffn_up_shexp", "mlp.shared_expert.up_proj"),
-    ("ffn_down_shexp", "mlp.shared_expert.down_proj"),
-];
-/// Experts under `block_sparse_moe` (mixtral, phimoe, granitemoe).
-const SPARSE: &[Row] = &[
-    ("ffn_gate_inp", "block_sparse_moe.gate"),
-    ("ffn_gate_exps", "block_sparse_moe.switch_mlp.gate_proj"),
-    ("ffn_up_exps", "block_sparse_moe.switch_mlp.up_proj"),
-    ("ffn_down_exps", "block_sparse_moe.switch_mlp.down_proj"),
-];
-const MLA: &[Row] = &[
-    ("attn_q_a", "self_attn.q_a_proj"),
-    ("attn_q_a_norm", "self_attn.q_a_layernorm"),
-    ("attn_q_b", "self_attn.q_b_proj"),
-    ("attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa"),
-    ("attn_kv_a_norm", "self_attn.kv_a_layernorm"),
-    ("attn_kv_b", "self_attn.kv_b_proj"),
-    ("attn_k_b", "self_attn.embed_q"),
-    ("attn_v_b", "self_attn.unembed_out"),
-    ("exp_probs_b.bias", "mlp.gate.e_score_correction_bias"),
-    ("ffn_gate_shexp", "mlp.shared_experts.gate_proj"),
-    ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
-    ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
-];
-const LFM2: &[Row] = &[
-    ("attn_norm", "operator_norm"),
-    ("ffn_norm", "ffn_norm"),
-    ("attn_output", "self_attn.out_proj"),
-    ("attn_q_norm", "self_attn.q_layernorm"),
-    ("attn_k_norm", "self_attn.k_layernorm"),
-    ("shortconv.conv", "conv.conv"),
-    ("shortconv.in_proj", "conv.in_proj"),
-    ("shortconv.out_proj", "conv.out_proj"),
-];
-const LFM2_MLP: &[Row] =
-    &[("ffn_gate", "feed_forward.w1"), ("ffn_up", "feed_forward.w3"), ("ffn_down", "feed_forward.w2")];
-const LFM2_MOE: &[Row] = &[
-    ("ffn_gate", "feed_forward.gate_proj"),
-    ("ffn_up", "feed_forward.up_proj"),
-    ("ffn_down", "feed_forward.down_proj"),
-    ("ffn_gate_inp", "feed_forward.gate"),
-    ("ffn_gate_exps", "feed_forward.switch_mlp.gate_proj"),
-    ("ffn_up_exps", "feed_forward.switch_mlp.up_proj"),
-    ("ffn_down_exps", "feed_forward.switch_mlp.down_proj"),
-    ("exp_probs_b.bias", "feed_forward.expert_bias"),
-];
-const LFM2_TOP: &[Row] = &[("token_embd_norm", "model.embedding_norm"), ("output_norm", "model.embedding_norm")];
-const PHI2: &[Row] = &[
-    ("attn_norm", "input_layernorm"),
-    ("attn_output", "self_attn.dense"),
-    ("ffn_up", "mlp.fc1"),
-    ("ffn_down", "mlp.fc2"),
-];
-const GPT_OSS: &[Row] = &[
-    ("attn_norm", "input_layernorm"),
-    ("post_attention_norm", "post_attention_layernorm"),
-    ("attn_sinks.weight", "self_attn.sinks"),
-    ("ffn_gate_inp", "mlp.router"),
-    ("ffn_gate_exps", "mlp.experts.gate_proj"),
-    ("ffn_up_exps", "mlp.experts.up_proj"),
-    ("ffn_down_exps", "mlp.experts.down_proj"),
-];
-/// mlx-lm's olmo is the original layout, which joins q, k, v and up, gate.
-const OLMO_TOP: &[Row] = &[("token_embd", "model.transformer.wte"), ("output", "model.transformer.ff_out")];
-const OLMO: &[Row] = &[("attn_output", "attn_out"), ("ffn_down", "ff_out")];
-
-const GRANITE_HYBRID: &[Row] = &[
-    ("ssm_in", "mamba.in_proj"),
-    ("ssm_conv1d", "mamba.conv1d"),
-    ("ssm_dt.bias", "mamba.dt_bias"),
-    ("ssm_a", "mamba.A_log"),
-    ("ssm_d", "mamba.D"),
-    ("ssm_norm", "mamba.norm"),
-    ("ssm_out", "mamba.out_proj"),
-    ("ffn_down_shexp", "shared_mlp.output_linear"),
-    ("ffn_gate_inp", "block_sparse_moe.router.layer"),
-];
-/// DeepSeek's first models: plain attention, shared experts under another name.
-const DEEPSEEK1: &[Row] = &[
-    ("ffn_gate_shexp", "mlp.shared_experts.gate_proj"),
-    ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
-    ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
-];
-
-const COMMON: &[Row] = &[
-    ("block_count", "num_hidden_layers"),
-    ("embedding_length", "hidden_size"),
-    ("feed_forward_length", "intermediate_size"),
-    ("attention.head_count", "num_attention_heads"),
-    ("attention.head_count_kv", "num_key_value_heads"),
-    ("attention.key_length", "head_dim"),
-    ("context_length", "max_position_embeddings"),
-    ("rope.freq_base", "rope_theta"),
-];
-const RMS: &[Row] = &[("attention.layer_norm_rms_epsilon", "rms_norm_eps")];
-const LN: &[Row] = &[("attention.layer_norm_epsilon", "layer_norm_eps")];
-const WINDOW: &[Row] = &[("attention.sliding_window", "sliding_window")];
-const MOE: &[Row] = &[
-    ("expert_count", "num_experts"),
-    ("expert_used_count", "num_experts_per_tok"),
-    ("expert_feed_forward_length", "moe_intermediate_size"),
-    ("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
-];
-const LOCAL_MOE: &[Row] = &[("expert_count", "num_local_experts"), ("expert_used_count", "num_experts_per_tok")];
-const GRANITE: &[Row] = &[
-    ("attention.scale", "attention_multiplier"),
-    ("embedding_scale", "embedding_multiplier"),
-    ("residual_scale", "residual_multiplier"),
-    ("logit_scale", "logits_scaling"),
-];
-const DEEPSEEK: &[Row] = &[
-    ("leading_dense_block_count", "first_k_dense_replace"),
-    ("expert_count", "n_routed_experts"),
-    ("expert_used_count", "num_experts_per_tok"),
-    ("expert_feed_forward_length", "moe_intermediate_size"),
-    ("expert_shared_count", "n_shared_experts"),
-    ("expert_weights_scale", "routed_scaling_factor"),
-    ("expert_weights_norm", "norm_topk_prob"),
-    ("expert_group_count", "n_group"),
-    ("expert_group_used_count", "topk_group"),
-    ("attention.q_lora_rank", "q_lora_rank"),
-    ("attention.kv_lora_rank", "kv_lora_rank"),
-    ("attention.value_length_mla", "v_head_dim"),
-    ("attention.value_length", "v_head_dim"),
-    ("rope.dimension_count", "qk_rope_head_dim"),
-];
-const LFM2_KEYS: &[Row] = &[
-    ("attention.layer_norm_rms_epsilon", "norm_eps"),
-    ("shortconv.l_cache", "conv_L_cache"),
-    ("leading_dense_block_count", "num_dense_layers"),
-    ("expert_count", "num_experts"),
-    ("expert_used_count", "num_experts_per_tok"),
-    ("expert_feed_forward_length", "moe_intermediate_size"),
-];
-const OLMO_KEYS: &[Row] = &[
-    ("block_count", "n_layers"),
-    ("embedding_length", "d_model"),
-    ("attention.head_count", "n_heads"),
-    ("rope.freq_base", "rope_theta"),
-];
 
 const LLAMA: Arch = Arch {
     name: "llama",
@@ -219,6 +54,8 @@ const LLAMA: Arch = Arch {
     permuted: true,
     norm_plus_one: false,
     joins: &[],
+    order: None,
+    splits: &[],
     fix: Some(config::llama),
 };
 const PLAIN: Arch = Arch { permuted: false, fix: None, ..LLAMA };
@@ -279,6 +116,92 @@ pub const ARCHS: &[Arch] = &[
         keys: &[&[("rope.local.freq_base", "rope_local_base_freq")], COMMON, RMS, WINDOW],
         norm_plus_one: true,
         fix: Some(config::gemma3),
+        ..PLAIN
+    },
+    Arch {
+        name: "gemma3n",
+        model_type: "gemma3n",
+        top: &[PER_LAYER_TOP, TOP],
+        layer: &[GEMMA3N, PER_LAYER, SANDWICH, ATTENTION, MLP],
+        keys: &[
+            &[("altup.active_idx", "altup_active_idx"), ("altup.num_inputs", "altup_num_inputs")],
+            SHARING,
+            COMMON,
+            RMS,
+            WINDOW,
+        ],
+        splits: &[
+            ("altup_proj", 0, &["model.altup_projections.0", "model.altup_projections.1", "model.altup_projections.2"]),
+            (
+                "altup_unembd_proj",
+                0,
+                &[
+                    "model.altup_unembed_projections.0",
+                    "model.altup_unembed_projections.1",
+                    "model.altup_unembed_projections.2",
+                ],
+            ),
+        ],
+        fix: Some(fixes::gemma3n),
+        ..PLAIN
+    },
+    Arch {
+        name: "gemma4",
+        model_type: "gemma4_text",
+        top: &[PER_LAYER_TOP, TOP],
+        layer: &[GEMMA4, PER_LAYER, SANDWICH, ATTENTION, MLP],
+        keys: &[
+            &[
+                ("attention.key_length", "global_head_dim"),
+                ("attention.key_length_swa", "head_dim"),
+                ("expert_used_count", "top_k_experts"),
+            ],
+            SHARING,
+            MOE,
+            COMMON,
+            RMS,
+            WINDOW,
+        ],
+        splits: &[("ffn_gate_up_exps", 1, &["experts.switch_glu.gate_proj", "experts.switch_glu.up_proj"])],
+        fix: Some(fixes::gemma4),
+        ..PLAIN
+    },
+    Arch {
+        name: "qwen3next",
+        model_type: "qwen3_next",
+        layer: &[QWEN3_NEXT, PRE, ATTENTION, MLP, EXPERTS],
+        keys: &[
+            &[
+                ("ssm.conv_kernel", "linear_conv_kernel_dim"),
+                ("ssm.state_size", "linear_key_head_dim"),
+                ("ssm.group_count", "linear_num_key_heads"),
+                ("ssm.time_step_rank", "linear_num_value_heads"),
+                ("full_attention_interval", "full_attention_interval"),
+            ],
+            MOE,
+            COMMON,
+            RMS,
+        ],
+        joins: &[("linear_attn.in_proj_qkvz", &["attn_qkv", "attn_gate"])],
+        order: Some(fixes::qkvz_order),
+        fix: Some(fixes::qwen3_next),
+        ..PLAIN
+    },
+    Arch {
+        name: "llama4",
+        model_type: "llama4",
+        layer: &[LLAMA4, PRE, ATTENTION],
+        keys: &[
+            &[
+                ("expert_feed_forward_length", "intermediate_size"),
+                ("feed_forward_length", "intermediate_size_mlp"),
+                ("interleave_moe_layer_step", "interleave_moe_layer_step"),
+            ],
+            LOCAL_MOE,
+            COMMON,
+            RMS,
+        ],
+        fix: Some(fixes::llama4),
         ..PLAIN
     },
     Arch {
@@ -427,6 +350,16 @@ impl Arch {
     pub fn is_joined(&self, name: &str) -> bool {
         let stem = name.strip_prefix("blk.").and_then(|r| r.split_once('.')).and_then(|(_, r)| r.rsplit_once('.'));
         stem.is_some_and(|(stem, _)| self.joins.iter().any(|(_, parts)| parts.contains(&stem)))
+    }
+    /// The targets that a tensor is cut into, and along which axis.
+    pub fn split(&self, name: &str) -> Option<(usize, Vec<String>)> {
+        let (prefix, rest) = match name.strip_prefix("blk.").and_then(|r| r.split_once('.')) {
+            Some((n, rest)) => (format!("{}{n}.", self.layers), rest),
+            None => (String::new(), name),
+        };
+        let (stem, suffix) = rest.rsplit_once('.')?;
+        let (_, axis, parts) = self.splits.iter().find(|(s, ..)| *s == stem)?;
+        Some((*axis, parts.iter().map(|p| format!("{prefix}{p}.{suffix}")).collect()))
     }
     /// The Hugging Face name of a tensor.
     pub fn rename(&self, name: &str) -> Option<String> {

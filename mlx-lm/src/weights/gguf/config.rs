@@ -24,13 +24,13 @@ impl<'a> Facts<'a> {
     pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
         self.file().get(&format!("{}.{key}", self.prefix))
     }
-    fn error(&self, key: &str, message: &str) -> Error {
+    pub(super) fn error(&self, key: &str, message: &str) -> Error {
         Error::config(format!("{}.{key}", self.prefix), format!("{message} in {}", self.file().path.display()))
     }
     fn f64(&self, key: &str) -> Option<f64> {
         self.get(key)?.as_f64()
     }
-    fn usize(&self, key: &str) -> Result<usize> {
+    pub(super) fn usize(&self, key: &str) -> Result<usize> {
         self.get(key).and_then(Value::as_usize).ok_or_else(|| self.error(key, "missing or not a size"))
     }
     pub(super) fn has_tensor(&self, name: &str) -> bool {
@@ -40,7 +40,7 @@ impl<'a> Facts<'a> {
         self.parts.iter().find_map(|p| p.tensor(name)).map(|t| &t.shape[..])
     }
     /// The values of a small tensor.
-    fn values(&self, name: &str) -> Result<Option<Vec<f32>>> {
+    pub(super) fn values(&self, name: &str) -> Result<Option<Vec<f32>>> {
         let Some((part, tensor)) = self.parts.iter().find_map(|p| Some((p, p.tensor(name)?))) else { return Ok(None) };
         if tensor.elements() > 1 << 16 {
             return Err(Error::tensor(name, "is too large for a list of rope factors"));
@@ -127,7 +127,7 @@ fn uniform(v: Json) -> Json {
     }
 }
 
-fn size(map: &Map<String, Json>, key: &str) -> Option<u64> {
+pub(super) fn size(map: &Map<String, Json>, key: &str) -> Option<u64> {
     map.get(key)?.as_u64()
 }
 fn head_dim(map: &Map<String, Json>) -> Option<u64> {

@@ -3,6 +3,7 @@
 //! Everything is decided from the headers; bytes are converted when asked for, one tensor part at a time.
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value as Json;
 
@@ -32,6 +33,8 @@ struct Output {
     /// Their rows are joined.
     sources: Vec<Source>,
     piece: Piece,
+    /// Which of these rows it has, in order; `None`: all.
+    rows: Option<Arc<[u32]>>,
 }
 
 #[derive(Clone, Debug)]
@@ -110,7 +113,7 @@ impl GgufModel {
         let output = self.outputs.get(name).ok_or_else(|| fail("is not in the file".into()))?;
         if let ([source], true) = (&output.sources[..], output.piece == Piece::Dense(0.0)) {
             let (raw, tensor) = self.raw(source).ok_or_else(|| fail("is outside of the file".into()))?;
-            if source.heads.is_none() && plain(tensor.ty) == Some(output.info.dtype) {
+            if output.rows.is_none() && source.heads.is_none() && plain(tensor.ty) == Some(output.info.dtype) {
                 return Ok(raw);
             }
         }
@@ -118,7 +121,7 @@ impl GgufModel {
             let pair = self.raw(k).zip(self.raw(v)).ok_or_else(|| fail("is outside of the file".into()))?;
             return join_kv(pair.0, pair.1, output.info.dtype).map(Bytes::from).map_err(fail);
         }
-        let mut all = Vec::with_capacity(output.info.nbytes());
+        let (mut all, mut total) = (Vec::with_capacity(output.info.nbytes()), 0);
         for source in &output.sources {
             let (raw, tensor) = self.raw(source).ok_or_else(|| fail("is outside of the file".into()))?;
             let mut bytes = match output.piece {
@@ -135,7 +138,14 @@ impl GgufModel {
                 let rows = tensor.shape.first().copied().unwrap_or(0);
                 bytes = affine::unpermute(&bytes, rows, heads).map_err(fail)?;
             }
+            total += tensor.shape.iter().rev().skip(1).product::<usize>();
             all.extend(bytes);
+        }
+        if let Some(rows) = &output.rows {
+            let width = all.len().checked_div(total).unwrap_or(0);
+            let row = |r: &u32| all.get(*r as usize * width..(*r as usize + 1) * width);
+            let picked: Option<Vec<&[u8]>> = rows.iter().map(row).collect();
+            all = picked.ok_or_else(|| fail(format!("wants rows that {total} do not have")))?.concat();
         }
         Ok(all.into())
     }
@@ -228,6 +238,10 @@ impl Builder<'_> {
                     }
                     continue;
                 }
+                if let Some((axis, parts)) = self.arch.split(name) {
+                    self.split(p, t, axis, &parts)?;
+                    continue;
+                }
                 let target = self.arch.rename(name).ok_or_else(|| {
                     Error::tensor(
                         name,
@@ -235,10 +249,33 @@ impl Builder<'_> {
                     )
                 })?;
                 let source = self.source(p, t, tensor)?;
-                self.add(target, vec![source])?;
+                self.add(target, vec![source], None)?;
             }
         }
         self.join_rows()
+    }
+
+    /// Cuts a tensor [A, B, width] evenly along one of the first axes.
+    fn split(&mut self, part: usize, tensor: usize, axis: usize, targets: &[String]) -> Result<()> {
+        let info = &self.parts[part].tensors[tensor];
+        let fail = || Error::tensor(&info.name, format!("{:?} does not divide into {}", info.shape, targets.len()));
+        let &[a, b, width] = &info.shape[..] else { return Err(fail()) };
+        let cut = if axis == 0 { a } else { b };
+        if cut % targets.len() != 0 || u32::try_from(a * b).is_err() {
+            return Err(fail());
+        }
+        let n = cut / targets.len();
+        for (i, target) in targets.iter().enumerate() {
+            let (rows, shape): (Vec<u32>, _) = match axis {
+                0 => ((i * n * b..(i + 1) * n * b).map(|r| r as u32).collect(), [n * b, width].to_vec()),
+                _ => {
+                    let of = |m: usize| (m * b + i * n..m * b + (i + 1) * n).map(|r| r as u32);
+                    ((0..a).flat_map(of).collect(), [a, n, width].to_vec())
+                }
+            };
+            self.add(target.clone(), vec![Source { part, tensor, heads: None }], Some((rows.into(), shape)))?;
+        }
+        Ok(())
     }
 
     /// DeepSeek V2 keeps kv_b whole; V3 wants it split, as newer files have it.
@@ -264,7 +301,7 @@ impl Builder<'_> {
         let source = |(part, tensor, _): (usize, usize, &GgufTensor)| Source { part, tensor, heads: None };
         let sources = [source(k), source(v)];
         let dtype = plain(k.2.ty).filter(|_| k.2.ty == v.2.ty).unwrap_or(self.options.dense);
-        self.insert(name, dtype, shape, &sources, Piece::JoinKv)
+        self.insert(name, dtype, shape, &sources, Piece::JoinKv, None)
     }
 
     /// Tensors that are one here and several in the file; layers that have none of the parts have no joined one.
@@ -281,7 +318,12 @@ impl Builder<'_> {
                     let (p, t, tensor) = self.find(&format!("blk.{i}.{stem}.weight"))?;
                     sources.push(self.source(p, t, tensor)?);
                 }
-                self.add(format!("{}{i}.{to}.weight", self.arch.layers), sources)?;
+                let order = self.arch.order.and_then(|order| order(self.map)).map(|rows| {
+                    let width = self.parts[sources[0].part].tensors[sources[0].tensor].shape.last().copied();
+                    let shape = vec![rows.len(), width.unwrap_or(0)];
+                    (rows.into(), shape)
+                });
+                self.add(format!("{}{i}.{to}.weight", self.arch.layers), sources, order)?;
             }
         }
         Ok(())
@@ -317,8 +359,9 @@ impl Builder<'_> {
         Ok(Source { part, tensor, heads: Some(heads) })
     }
 
-    /// Adds a tensor under its new name: dense, or as weight, scales and biases.
-    fn add(&mut self, name: String, sources: Vec<Source>) -> Result<()> {
+    /// Adds a tensor under its new name, or some of its rows and the shape they make: dense, or as weight, scales and
+    /// biases.
+    fn add(&mut self, name: String, sources: Vec<Source>, pick: Option<(Arc<[u32]>, Vec<usize>)>) -> Result<()> {
         let tensors: Vec<&GgufTensor> = sources.iter().map(|s| &self.parts[s.part].tensors[s.tensor]).collect();
         let first = tensors[0];
         let mut shape = first.shape.clone();
@@ -328,6 +371,17 @@ impl Builder<'_> {
         if let (Some(rows), true) = (shape.first_mut(), tensors.len() > 1) {
             *rows = tensors.iter().map(|t| t.shape[0]).sum();
         }
+        let rows = match pick {
+            Some((rows, made)) => {
+                let total: usize = tensors.iter().map(|t| t.shape.iter().rev().skip(1).product::<usize>()).sum();
+                if rows.iter().any(|r| *r as usize >= total) {
+                    return Err(Error::tensor(&name, format!("{total} rows in the file do not make {made:?}")));
+                }
+                shape = made;
+                Some(rows)
+            }
+            None => None,
+        };
         let same = tensors.iter().all(|t| t.ty == first.ty);
         let form = affine::form(first.ty).ok_or_else(|| Error::Unsupported {
             what: "GGUF tensor type",
@@ -347,15 +401,17 @@ impl Builder<'_> {
                 let (words, groups) = (with(cols * params.bits / 32), with(cols / params.group_size));
                 let path = path.to_owned();
                 if params.mode == QuantMode::Affine {
-                    self.insert(format!("{path}.biases"), scales, groups.clone(), &sources, Piece::Biases)?;
+                    let rows = rows.clone();
+                    self.insert(format!("{path}.biases"), scales, groups.clone(), &sources, Piece::Biases, rows)?;
                 }
-                self.insert(format!("{path}.scales"), scales, groups, &sources, Piece::Scales)?;
-                self.insert(name, Dtype::U32, words, &sources, Piece::Weight)?;
+                self.insert(format!("{path}.scales"), scales, groups, &sources, Piece::Scales, rows.clone())?;
+                self.insert(name, Dtype::U32, words, &sources, Piece::Weight, rows)?;
                 self.quant.insert(path, params);
                 Ok(())
             }
             _ => {
-                let leaf = name.rsplit_once("mamba.").map_or("", |(_, leaf)| leaf);
+                let mixer = ["mamba.", "linear_attn."].into_iter().find_map(|m| name.rsplit_once(m));
+                let leaf = mixer.map_or("", |(_, leaf)| leaf);
                 match (&shape[..], leaf) {
                     // convolutions: [C, K] -> [C, K, 1]
                     (&[_, _], "conv1d.weight") => shape.push(1),
@@ -373,7 +429,7 @@ impl Builder<'_> {
                     "A_log" => Piece::LogOfMinus,
                     _ => Piece::Dense(if norm { 1.0 } else { 0.0 }),
                 };
-                self.insert(name, dtype, shape, &sources, piece)
+                self.insert(name, dtype, shape, &sources, piece, rows)
             }
         }
     }
@@ -385,11 +441,12 @@ impl Builder<'_> {
         shape: Vec<usize>,
         sources: &[Source],
         piece: Piece,
+        rows: Option<Arc<[u32]>>,
     ) -> Result<()> {
         let (part, tensor) = (&self.parts[sources[0].part], sources[0].tensor);
         let range = part.tensors[tensor].range.clone();
         let info = TensorInfo { name: name.clone(), dtype, shape, file: part.path.clone(), range };
-        match self.outputs.insert(name.clone(), Output { info, sources: sources.to_vec(), piece }) {
+        match self.outputs.insert(name.clone(), Output { info, sources: sources.to_vec(), piece, rows }) {
             None => Ok(()),
             Some(_) => Err(Error::tensor(name, "two tensors of the file have this name here")),
         }
