@@ -64,11 +64,7 @@ fn listed(source: &str, name: &str) -> Option<String> {
 
 const FAMILY: &str = r#"//! NAME: a pre-norm SwiGLU decoder.
 
-use super::Family;
-use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::Blueprint;
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["NAME"], blueprint, checkpoint: plain_checkpoint };
 

@@ -1,12 +1,7 @@
 //! AFM 7: keys and values rounded to 8 bits, norms after the rotation; the last layers use the keys and values of the last
 //! one that has its own.
 
-use super::Family;
-use super::common::{Dims, rms, size};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, CacheKind, FusedQkv, KvShare, Layer, Mlp, Norm, Projections, QkNormKind, Rope};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["afm7"], blueprint, checkpoint };
 

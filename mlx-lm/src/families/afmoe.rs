@@ -1,15 +1,6 @@
 //! Trinity (afmoe): norms before and after both branches, gated attention, sliding layers rotate, full ones do not.
 
-use super::Family;
-use super::common::{groups, Dims, dims, plain_checkpoint, rms, rope, sandwich_layer, size, size_or, sliding_layers, stack_experts, swiglu,
-    tied_or,
-};
-use crate::Result;
-use crate::blueprint::{
-    Attention, Blueprint, EmbedScale, Mlp, Moe, OutputGate, QkNormKind, Router, Scoring,
-};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["afmoe"], blueprint, checkpoint };
 

@@ -1,11 +1,6 @@
 //! Apertus: llama with per-head norms on q and k and an ungated xIELU MLP.
 
-use super::Family;
-use super::common::{attention, dims, plain_checkpoint, rms, size, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, Branch, Layer, QkNormKind, XieluMlp};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["apertus"], blueprint, checkpoint };
 

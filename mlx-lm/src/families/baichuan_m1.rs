@@ -1,11 +1,6 @@
 //! Baichuan M1: a two-tap convolution over time on keys and values, sliding layers with heads of their own.
 
-use super::Family;
-use super::common::{Dims, dims, llama_layer, plain_checkpoint, rms, size, size_or, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, CacheKind, FusedQkv, Rope};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["baichuan_m1"], blueprint, checkpoint };
 

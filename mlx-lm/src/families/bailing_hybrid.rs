@@ -1,15 +1,9 @@
 //! Ling 2.5 (bailing): lightning attention in all but the last layer of each group, which has latent attention.
 
-use super::Family;
 use super::bailing_moe::{self, Defaults, attention, decoder, is_global, moe};
 use super::bailing_moe_linear::lightning;
-use super::common::{Dims, dims, drop_extra_layers, size};
 use super::deepseek_v3::{self, split_kv_b_at};
-use crate::Result;
-use crate::blueprint::{Blueprint, Mla, Part, Rope};
-use crate::config::Config;
-use crate::weights::Tensors;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["bailing_hybrid"], blueprint, checkpoint };
 

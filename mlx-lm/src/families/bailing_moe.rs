@@ -1,14 +1,6 @@
 //! Ling (bailing): one matrix for q, k, v, softmax or sigmoid router with groups, shared experts.
 
-use super::Family;
-use super::common::{
-    Dims, dims, groups, plain_checkpoint, pre_norm_layer, rms, size, size_or, stack_experts, swiglu, tied_or,
-};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, FusedQkv, Groups, Mlp, Moe, Part, QkNormKind, Rope, Router, Scoring};
-use crate::config::Config;
-use crate::weights::Tensors;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["bailing_moe"], blueprint, checkpoint };
 
@@ -75,8 +67,7 @@ pub fn moe(c: &Config, d: &Dims, defaults: &Defaults) -> Result<Moe> {
     let renormalise = top_k > 1 && c.flag_or("norm_topk_prob", true)?;
     let mut router = Router::noaux(Some(groups), renormalise, c.f32_or("routed_scaling_factor", 1f32)?);
     router.name = "gate.gate_proj".into();
-    router.correction =
-        c.flag_or("moe_router_enable_expert_bias", defaults.bias)?.then(|| "gate.expert_bias".into());
+    router.correction = c.flag_or("moe_router_enable_expert_bias", defaults.bias)?.then(|| "gate.expert_bias".into());
     if c.str_or("score_function", defaults.score)? != "sigmoid" {
         router.scoring = Scoring::Softmax;
     }

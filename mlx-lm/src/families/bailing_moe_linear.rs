@@ -1,12 +1,7 @@
 //! Ling linear (bailing): lightning attention in all but the last layer of each group, which has softmax attention.
 
-use super::Family;
 use super::bailing_moe::{Defaults, attention, checkpoint, decoder, is_global, moe};
-use super::common::{Dims, dims, rms, size};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Lightning, LightningGate, Part, Rope};
-use crate::config::Config;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["bailing_moe_linear"], blueprint, checkpoint };
 

@@ -1,19 +1,8 @@
 //! Ling 3 (bailing): KDA in all but the last layer of each group, which has latent attention with a gate per head.
 
-use super::Family;
 use super::bailing_hybrid::{mla, split_kv_b};
 use super::bailing_moe::is_global;
-use super::common::{
-    Dims, check_heads, dims, drop_extra_layers, groups, plain_checkpoint, pre_norm_layer, rms, size, size_or,
-    stack_experts, swiglu, tied_or,
-};
-use crate::Result;
-use crate::blueprint::{
-    Blueprint, DeltaHeads, Groups, Kda, Mla, Mlp, Moe, OutputGate, Part, Projection, QkvNames, Router,
-};
-use crate::config::Config;
-use crate::weights::Tensors;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["bailing_moe_v3"], blueprint, checkpoint };
 

@@ -1,10 +1,6 @@
 //! BitNet b1.58: llama with ternary matrices, squared-ReLU gates and norms before both output projections.
 
-use super::Family;
-use super::common::{attention, dims, llama_shape, rms, swiglu, tied_checkpoint, tied_or};
-use crate::Result;
-use crate::blueprint::{Activation, Blueprint};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["bitnet"], blueprint, checkpoint: tied_checkpoint };
 

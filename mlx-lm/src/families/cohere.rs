@@ -1,10 +1,6 @@
 //! Cohere Command R: layer norm, attention and MLP in parallel, interleaved rotary pairs, scaled logits.
 
-use super::Family;
-use super::common::{dims, swiglu, tied_checkpoint};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, Layer, Norm, QkNormKind, Rope};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["cohere"], blueprint, checkpoint: tied_checkpoint };
 
@@ -18,10 +14,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     if c.flag_or("use_qk_norm", false)? {
         mixer = mixer.qk_norm(QkNormKind::RowPerHead, Norm::layer(norm.eps, false));
     }
-    let branches = [
-        Branch::mixer("", norm, "self_attn", mixer).no_norm(),
-        Branch::ffn("", norm, "mlp", swiglu(&d)).no_norm(),
-    ];
+    let branches =
+        [Branch::mixer("", norm, "self_attn", mixer).no_norm(), Branch::ffn("", norm, "mlp", swiglu(&d)).no_norm()];
     let layer = Layer::parallel(Some(("input_layernorm".into(), norm)), branches);
     let mut b = Blueprint::new(d.vocab, d.hidden, norm, true, vec![layer; d.layers as usize]);
     b.head.scale = c.f32_or("logit_scale", 0.0625f32)?;

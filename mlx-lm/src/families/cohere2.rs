@@ -1,10 +1,6 @@
 //! Cohere Command R7B: cohere with three sliding, rotating layers to one full one without rotation.
 
-use super::Family;
-use super::common::{Dims, dims, size_or, swiglu, tied_checkpoint};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, Layer, Norm, Rope};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["cohere2"], blueprint, checkpoint: tied_checkpoint };
 

@@ -1,16 +1,14 @@
 //! Models whose config says what each layer is (`layer_types`), or that are of one kind throughout: pre-norm layers of a
 //! bare mixer and SwiGLU.
 
-use super::Family;
-use super::common::{dims, plain_checkpoint, rms, text_names};
-use crate::Result;
-use crate::blueprint::{Blueprint, Declared, KINDS, Layer, Tied, kind_name};
-use crate::config::{Config, Section};
-use crate::weights::Tensors;
+use super::prelude::*;
 use serde_json::Value;
 
-pub const FAMILY: Family =
-    Family { model_types: &["composed", "hybrid", "", "deltanet", "full_attention", "lightning"], blueprint, checkpoint };
+pub const FAMILY: Family = Family {
+    model_types: &["composed", "hybrid", "", "deltanet", "full_attention", "lightning"],
+    blueprint,
+    checkpoint,
+};
 
 /// The model type is a kind of mixer, and the config is not one of the linear-attention library (its heads are
 /// `num_heads`), which has models of the same names.

@@ -1,11 +1,6 @@
 //! DBRX: layer norms without bias, clipped fused projections, experts with renormalised softmax weights.
 
-use super::Family;
-use super::common::{fit, size, stack_matrices};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, FusedQkv, Layer, Moe, Norm, Rope, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["dbrx"], blueprint, checkpoint };
 

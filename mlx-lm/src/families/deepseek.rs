@@ -1,11 +1,6 @@
 //! DeepSeek MoE (v1): llama with a softmax router that is not renormalised, and shared experts.
 
-use super::Family;
-use super::common::{Dims, attention, dims, llama_layer, plain_checkpoint, rms, size, size_or, stack_experts, swiglu};
-use crate::Result;
-use crate::blueprint::{Blueprint, Mlp, Moe, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["deepseek"], blueprint, checkpoint };
 

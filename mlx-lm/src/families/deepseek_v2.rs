@@ -1,12 +1,7 @@
 //! DeepSeek-V2: latent attention, experts chosen by softmax, if the config says so from the best groups only.
 
-use super::Family;
-use super::common::{groups, dims, llama_layer, rms, shared_width, size, size_or, stack_experts, swiglu};
 use super::deepseek_v3;
-use crate::Result;
-use crate::blueprint::{Blueprint, GroupScore, Groups, Mla, MlaLayout, Mlp, Moe, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["deepseek_v2"], blueprint, checkpoint };
 

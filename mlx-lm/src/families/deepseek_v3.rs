@@ -1,18 +1,10 @@
 //! DeepSeek-V3 (kimi_k2, joyai_llm_flash; the text of kimi_vl and kimi_k25) and GLM-4.7-Flash: latent attention, experts
 //! chosen by bias-corrected sigmoids within groups.
 
-use super::Family;
-use super::common::{Dims, dims, drop_extra_layers, fit, groups, llama_layer, rms, size, size_or, split_fused_experts, stack_experts};
-use crate::blueprint::{Blueprint, Layer, Mla, MlaLayout, Mlp, Moe, Rope, Router, RouterWeights};
-use crate::config::{Config, RopeConfig, RopeKind};
-use crate::weights::{Tensors, foreign::split_heads};
-use crate::{Error, Result};
+use super::prelude::*;
 
-pub const FAMILY: Family = Family {
-    model_types: &["deepseek_v3", "glm4_moe_lite", "kimi_vl", "kimi_k25"],
-    blueprint,
-    checkpoint,
-};
+pub const FAMILY: Family =
+    Family { model_types: &["deepseek_v3", "glm4_moe_lite", "kimi_vl", "kimi_k25"], blueprint, checkpoint };
 
 fn lite(c: &Config) -> bool {
     c.model_type() == "glm4_moe_lite"
@@ -117,7 +109,7 @@ pub fn split_kv_b(m: &Mla, t: &mut Tensors, layers: i32) -> Result<()> {
 /// packed again in its own form.
 pub fn split_kv_b_at(m: &Mla, t: &mut Tensors, at: &str) -> Result<()> {
     let parts = [(m.nope_dim, format!("{at}.embed_q"), true), (m.v_dim, format!("{at}.unembed_out"), false)];
-    split_heads(t, &format!("{at}.kv_b_proj"), m.heads, m.kv_rank, &parts).map_err(|e| match e {
+    foreign::split_heads(t, &format!("{at}.kv_b_proj"), m.heads, m.kv_rank, &parts).map_err(|e| match e {
         Error::Mlx(e) => Error::tensor(format!("{at}.kv_b_proj"), e.to_string()),
         e => e,
     })

@@ -1,16 +1,10 @@
 //! DeepSeek-V3.2 and GLM-5: DeepSeek-V3 whose attention sees the keys that a lightning indexer chooses.
 
-use super::common::{dims, size_or};
+use super::prelude::*;
 use super::{Family, deepseek_v3};
-use crate::Result;
-use crate::blueprint::{Blueprint, Indexer, Mla, Rope};
-use crate::config::Config;
 
-pub const FAMILY: Family = Family {
-    model_types: &["deepseek_v32", "glm_moe_dsa"],
-    blueprint,
-    checkpoint: deepseek_v3::checkpoint,
-};
+pub const FAMILY: Family =
+    Family { model_types: &["deepseek_v32", "glm_moe_dsa"], blueprint, checkpoint: deepseek_v3::checkpoint };
 
 fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;

@@ -1,16 +1,7 @@
 //! DeepSeek-V4.1: hyper-connected layers of experts; attention over a window and chosen pooled rows, which some layers
 //! make and others take.
 
-use super::Family;
-use super::common::{Dims, read_dims, size_or, stack_experts_named};
-use crate::Result;
-use crate::blueprint::{
-    Activation, Blueprint, Clip, CompressedAttention, Experts, HyperLayer, HyperStreams, Layer, Mlp, Moe, Norm, Pool,
-    PoolIndexer, Rope, RopeScaling, Router, RouterWeights, Scoring,
-};
-use crate::config::Config;
-use crate::weights::{Tensors, foreign};
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["deepseek_v41"], blueprint, checkpoint };
 
@@ -51,7 +42,9 @@ fn attention(c: &Config, d: &Dims, layer: i32) -> Result<CompressedAttention> {
     let (rope_dim, out_groups) = (size_or(c, "qk_rope_head_dim", 64)?, size_or(c, "o_groups", 8)?);
     let (heads, window) = (d.heads, size_or(c, "sliding_window", 128)?);
     if window == 0 || rope_dim > d.head_dim {
-        return Err(c.error("sliding_window", format!("a window of {window}, {rope_dim} of {} features turn", d.head_dim)));
+        return Err(
+            c.error("sliding_window", format!("a window of {window}, {rope_dim} of {} features turn", d.head_dim))
+        );
     }
     if out_groups == 0 || heads % out_groups != 0 {
         return Err(c.error("o_groups", format!("{out_groups} does not divide {heads} heads")));
@@ -135,7 +128,8 @@ fn moe(c: &Config, d: &Dims) -> Result<Moe> {
     let limit = Some(c.f32_or("swiglu_limit", 10.0f32)?).filter(|l| *l > 0.0).map(Clip::Gate);
     let moe = Moe::swiglu(d.hidden, inner, size_or(c, "n_routed_experts", 384)?, top_k, router);
     let shared = Mlp { limit, ..Mlp::swiglu(d.hidden, inner) };
-    let body = limit.map_or(Experts::Gated(Activation::Silu), |clip| Experts::Clipped { activation: Activation::Silu, clip });
+    let body =
+        limit.map_or(Experts::Gated(Activation::Silu), |clip| Experts::Clipped { activation: Activation::Silu, clip });
     Ok(Moe { body, experts_name: "experts.switch_mlp".into(), ..moe }.shared("shared_experts", shared, None))
 }
 

@@ -1,11 +1,6 @@
 //! DeltaNet (arXiv:2406.06484).
 
-use super::Family;
-use super::common::{eps, feature_map, fla_checkpoint, fla_decoder, linear_heads, size_or};
-use crate::Result;
-use crate::blueprint::{Activation, Blueprint, DeltaNet, DeltaNorm, HeadGate, Norm, Part};
-use crate::config::Config;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["delta_net"], blueprint, checkpoint: fla_checkpoint };
 

@@ -1,13 +1,6 @@
 //! dots.llm1: norms on q and k, sigmoid router with correction bias, shared experts.
 
-use super::Family;
-use super::common::{
-    attention, dims, llama_layer, noaux_moe, plain_checkpoint, rms, shared_width, size, stack_experts, swiglu, tied_or,
-};
-use crate::Result;
-use crate::blueprint::{Blueprint, Mlp, QkNormKind};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["dots1"], blueprint, checkpoint };
 

@@ -1,10 +1,6 @@
 //! ERNIE 4.5, dense: interleaved rotary pairs, one switch for all biases.
 
-use super::Family;
-use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::Blueprint;
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["ernie4_5"], blueprint, checkpoint: plain_checkpoint };
 

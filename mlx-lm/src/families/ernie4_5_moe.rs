@@ -1,11 +1,6 @@
 //! ERNIE 4.5 MoE: ernie4_5 with experts in a range of layers, softmax or sigmoid scores.
 
-use super::Family;
-use super::common::{dims, llama_layer, plain_checkpoint, rms, size, size_or, stack_experts, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Mlp, Moe, Rope, Router, Scoring};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["ernie4_5_moe"], blueprint, checkpoint };
 

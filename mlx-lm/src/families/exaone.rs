@@ -1,10 +1,6 @@
 //! EXAONE 3: llama under names of its own.
 
-use super::Family;
-use super::common::{Dims, attention, dims_with_layers, rms, swiglu, tied_checkpoint, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, Branch, Layer};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["exaone"], blueprint, checkpoint: tied_checkpoint };
 

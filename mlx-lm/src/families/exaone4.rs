@@ -1,10 +1,6 @@
 //! EXAONE 4: norms on the outputs only, per head on q and k; global layers do not rotate.
 
-use super::Family;
-use super::common::{attention, dims, plain_checkpoint, rms, sandwich_layer, size, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, QkNormKind};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["exaone4"], blueprint, checkpoint: plain_checkpoint };
 

@@ -1,12 +1,6 @@
 //! EXAONE MoE: sliding layers rotate, full ones do not; sigmoid router with correction bias, shared experts.
 
-use super::Family;
-use super::common::{groups, attention, dims, llama_layer, plain_checkpoint, rms, size, size_or, sliding_layers, stack_experts, swiglu, tied_or,
-};
-use crate::Result;
-use crate::blueprint::{Blueprint, Mlp, Moe, QkNormKind, Rope, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["exaone_moe"], blueprint, checkpoint };
 

@@ -1,22 +1,15 @@
 //! Falcon-H1: mamba-2 and attention side by side in every layer; the multipliers of its training are folded into weights.
 
-use super::Family;
-use super::common::{Dims, check_groups, dims, rms, size, size_or, tied_checkpoint, tied_or};
-use crate::Result;
-use crate::blueprint::{Attention, Beside, Blueprint, Branch, GatedNorm, Layer, Mamba2, Mlp, Rope, Skip};
-use crate::config::Config;
-use crate::weights::Tensors;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["falcon_h1"], blueprint, checkpoint };
 
 fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
-    let rope = Rope::from_config(&c.rope()?, d.head_dim, 100_000_000_000.0)
-        .traditional(c.flag_or("rope_traditional", false)?);
-    let attention = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim)
-        .bias(c.flag_or("attention_bias", false)?)
-        .rope(rope);
+    let rope =
+        Rope::from_config(&c.rope()?, d.head_dim, 100_000_000_000.0).traditional(c.flag_or("rope_traditional", false)?);
+    let attention =
+        Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim).bias(c.flag_or("attention_bias", false)?).rope(rope);
     let mixers = Beside([("mamba".into(), Rc::new(mamba(c, &d)?)), ("self_attn".into(), Rc::new(attention))]);
     let mlp = Mlp::swiglu(d.hidden, d.inner).bias(c.flag_or("mlp_bias", false)?);
     let layer = Layer::sequential([
@@ -24,8 +17,11 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
         Branch::ffn("pre_ff_layernorm", rms(&d), "feed_forward", mlp),
     ]);
     let tied = tied_or(c, true)?;
-    let mut b = Blueprint::new(d.vocab, d.hidden, rms(&d), tied, vec![layer; d.layers as usize])
-        .paths("model.embed_tokens", "model.layers", "model.final_layernorm");
+    let mut b = Blueprint::new(d.vocab, d.hidden, rms(&d), tied, vec![layer; d.layers as usize]).paths(
+        "model.embed_tokens",
+        "model.layers",
+        "model.final_layernorm",
+    );
     if tied {
         b.head.scale = c.f32_or("lm_head_multiplier", 1.0f32)? / c.f32_or("embedding_multiplier", 1.0f32)?;
     }

@@ -1,11 +1,6 @@
 //! Gated DeltaNet as the linear-attention library publishes it.
 
-use super::Family;
-use super::common::{delta_heads, fla_checkpoint, fla_decoder, size_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, GatedDelta, GatedDeltaLayout};
-use crate::config::Config;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gated_deltanet"], blueprint, checkpoint: fla_checkpoint };
 

@@ -1,11 +1,6 @@
 //! Gear: sandwich norms stored as weight - 1; layers are full, sliding, or gated products of convolved keys and values.
 
-use super::Family;
-use super::common::{dims, size_or, tied_checkpoint, tied_or};
-use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Branch, ConvGate, EmbedScale, Layer, Mlp, Norm, QkNormKind, Rope};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gear"], blueprint, checkpoint };
 
@@ -34,8 +29,15 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
             let mixer = match kind.as_str() {
                 "conv_mixer" => {
                     let taps = size_or(c, "conv_L_cache", 3)?;
-                    let part =
-                        ConvGate { hidden: d.hidden, heads: d.heads, kv_heads: d.kv_heads, head_dim: d.head_dim, taps, bias, norm };
+                    let part = ConvGate {
+                        hidden: d.hidden,
+                        heads: d.heads,
+                        kv_heads: d.kv_heads,
+                        head_dim: d.head_dim,
+                        taps,
+                        bias,
+                        norm,
+                    };
                     Branch::mixer("input_layernorm", norm, "local_mixer", part)
                 }
                 "sliding_attention" => {

@@ -1,10 +1,6 @@
 //! Gemma: RMS norms stored as weight - 1, GELU gate, embeddings times the root of the width, tied head.
 
-use super::Family;
-use super::common::{attention, dims, sandwich_layer, swiglu, tied_checkpoint};
-use crate::Result;
-use crate::blueprint::{Activation, Blueprint, EmbedScale, Norm};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gemma"], blueprint, checkpoint: tied_checkpoint };
 

@@ -1,10 +1,6 @@
 //! Gemma 2: gemma with norms on the outputs too, capped attention scores and logits.
 
-use super::Family;
-use super::common::{attention, dims, sandwich_layer, swiglu, tied_checkpoint};
-use crate::Result;
-use crate::blueprint::{Activation, Blueprint, EmbedScale, Norm};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gemma2"], blueprint, checkpoint: tied_checkpoint };
 

@@ -1,13 +1,6 @@
 //! Gemma 3 (text): sandwich norms stored as weight - 1, five sliding layers to one full, per-head norms on q and k.
 
-use super::Family;
-use super::common::{dims, size_or};
-use crate::Result;
-use crate::blueprint::{
-    Activation, Attention, Blueprint, Branch, EmbedScale, Layer, Mlp, Norm, QkNormKind, Rope, Tied,
-};
-use crate::config::{Config, RopeConfig};
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gemma3", "gemma3_text"], blueprint, checkpoint };
 

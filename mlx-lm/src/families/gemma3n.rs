@@ -1,12 +1,7 @@
 //! Gemma 3n (text): four residual streams (AltUp), low-rank side branches (LAuReL), sparse GELU gates, per-layer inputs,
 //! shared keys and values in the last layers.
 
-use super::Family;
-use super::common::{Dims, size, size_or};
-use crate::Result;
-use crate::blueprint::{Activation, AltUp, AltUpLayer, Attention, Blueprint, CacheKind, EmbedScale, KvShare, Layer, Mlp, Norm, PerLayerInputs, Projections, QkNormKind, Rope};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gemma3n"], blueprint, checkpoint };
 

@@ -1,12 +1,7 @@
 //! Gemma 4 (text): sandwich norms, sliding and full layers of different head sizes, shared keys and values in the last
 //! layers, per-layer inputs, in some sizes experts beside the MLP.
 
-use super::Family;
-use super::common::{Dims, dims, size, size_or, split_fused_experts, tied_or};
-use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Branch, BranchPart, DualMoe, EmbedScale, Experts, KvShare, Layer, LayerInput, Mlp, Moe, Norm, PerLayerInputs, Projections, QkNormKind, Rope, RopeScaling, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gemma4", "gemma4_text"], blueprint, checkpoint };
 
@@ -95,8 +90,7 @@ fn attention(c: &Config, d: &Dims, kind: &str, shares: bool) -> Result<Attention
         return Err(c.error("num_key_value_heads", format!("{kv_heads} does not divide {} heads", d.heads)));
     }
     let norm = Norm::rms(d.eps);
-    let mut mixer =
-        Attention::new(d.hidden, d.heads, kv_heads, head_dim).scale(1.0).qk_norm(QkNormKind::PerHead, norm);
+    let mut mixer = Attention::new(d.hidden, d.heads, kv_heads, head_dim).scale(1.0).qk_norm(QkNormKind::PerHead, norm);
     mixer.v_norm = Some(Norm::rms_plain(d.eps));
     let mut rope = Rope::from_config(&c.rope_for(kind)?, head_dim, 10_000.0);
     if !c.has("rope_parameters") && full {

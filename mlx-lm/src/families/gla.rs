@@ -1,11 +1,6 @@
 //! Gated linear attention (arXiv:2312.06635).
 
-use super::Family;
-use super::common::{affine, eps, feature_map, fla_checkpoint, fla_decoder, linear_heads, size_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, Forget, Gla, HeadOutput, Part};
-use crate::config::Config;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gla"], blueprint, checkpoint: fla_checkpoint };
 

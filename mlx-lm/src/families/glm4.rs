@@ -1,10 +1,6 @@
 //! GLM-4-0414: norms before and after both branches, partly rotated heads, one matrix for gate and up.
 
-use super::Family;
-use super::common::{dims, plain_checkpoint, rms, sandwich_layer, swiglu};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Rope};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["glm4"], blueprint, checkpoint: plain_checkpoint };
 

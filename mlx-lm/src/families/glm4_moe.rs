@@ -1,13 +1,6 @@
 //! GLM-4.5 to 4.7: partly rotated heads, sigmoid router with correction bias, shared experts.
 
-use super::Family;
-use super::common::{
-    Dims, dims, drop_extra_layers, llama_layer, noaux_moe, plain_checkpoint, rms, size, stack_experts, swiglu,
-};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, QkNormKind, Rope};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["glm4_moe", "solar_open"], blueprint, checkpoint };
 

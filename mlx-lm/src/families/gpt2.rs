@@ -1,11 +1,6 @@
 //! GPT-2: learned positions, layer norm, biases everywhere; published matrices are stored [in, out].
 
-use super::Family;
-use super::common::{gpt_dims, size_or};
-use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Branch, FusedQkv, Layer, Mlp, Norm};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gpt2"], blueprint, checkpoint };
 
@@ -17,12 +12,12 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .output("c_proj")
         .bias(true);
     let mlp = Mlp::plain(d.hidden, d.inner, Activation::GeluTanh, "c_fc", "c_proj").bias(true);
-    let layer = Layer::sequential([
-        Branch::mixer("ln_1", norm, "attn", mixer),
-        Branch::ffn("ln_2", norm, "mlp", mlp),
-    ]);
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm, true, vec![layer; d.layers as usize])
-        .paths("model.wte", "model.h", "model.ln_f");
+    let layer = Layer::sequential([Branch::mixer("ln_1", norm, "attn", mixer), Branch::ffn("ln_2", norm, "mlp", mlp)]);
+    let mut b = Blueprint::new(d.vocab, d.hidden, norm, true, vec![layer; d.layers as usize]).paths(
+        "model.wte",
+        "model.h",
+        "model.ln_f",
+    );
     b.embed.positions = Some(("model.wpe".into(), size_or(c, "n_positions", 1024)?));
     Ok(b)
 }
@@ -32,7 +27,8 @@ fn checkpoint(_: &Config, t: &mut Tensors) -> Result<()> {
     t.replace_prefix("transformer.", "")?;
     // names without the prefix are as published
     t.transpose_where(|n| {
-        n.starts_with("h.") && (n.ends_with("c_attn.weight") || n.ends_with("c_proj.weight") || n.ends_with("c_fc.weight"))
+        n.starts_with("h.")
+            && (n.ends_with("c_attn.weight") || n.ends_with("c_proj.weight") || n.ends_with("c_fc.weight"))
     })?;
     t.rename_all(|n| Some(if n.starts_with("model.") { n.to_string() } else { format!("model.{n}") }))
 }

@@ -1,10 +1,6 @@
 //! GPT BigCode (StarCoder 1): GPT-2 with one key and value head for all queries.
 
-use super::Family;
-use super::common::{gpt_dims, size_or, tied_checkpoint, tied_or};
-use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Branch, FusedQkv, Layer, Mlp, Norm};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gpt_bigcode"], blueprint, checkpoint: tied_checkpoint };
 
@@ -17,12 +13,12 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .output("c_proj")
         .bias(c.flag_or("attention_bias", true)?);
     let mlp = Mlp::plain(d.hidden, d.inner, Activation::Gelu, "c_fc", "c_proj").bias(c.flag_or("mlp_bias", true)?);
-    let layer = Layer::sequential([
-        Branch::mixer("ln_1", norm, "attn", mixer),
-        Branch::ffn("ln_2", norm, "mlp", mlp),
-    ]);
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm, tied_or(c, true)?, vec![layer; d.layers as usize])
-        .paths("transformer.wte", "transformer.h", "transformer.ln_f");
+    let layer = Layer::sequential([Branch::mixer("ln_1", norm, "attn", mixer), Branch::ffn("ln_2", norm, "mlp", mlp)]);
+    let mut b = Blueprint::new(d.vocab, d.hidden, norm, tied_or(c, true)?, vec![layer; d.layers as usize]).paths(
+        "transformer.wte",
+        "transformer.h",
+        "transformer.ln_f",
+    );
     b.embed.positions = Some(("transformer.wpe".into(), size_or(c, "n_positions", 1024)?));
     Ok(b)
 }

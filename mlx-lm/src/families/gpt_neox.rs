@@ -1,11 +1,6 @@
 //! GPT-NeoX and Pythia: layer norm, fused projections per head, part of each head rotates, parallel branches.
 
-use super::Family;
-use super::common::{size, size_or};
-use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Branch, FusedQkv, Layer, Mlp, Norm, Rope};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gpt_neox"], blueprint, checkpoint };
 
@@ -32,8 +27,11 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         false => Layer::sequential(branches),
     };
     let layers = vec![layer; size(c, "num_hidden_layers")? as usize];
-    let mut b = Blueprint::new(size(c, "vocab_size")?, hidden, norm, false, layers)
-        .paths("model.embed_in", "model.h", "model.final_layer_norm");
+    let mut b = Blueprint::new(size(c, "vocab_size")?, hidden, norm, false, layers).paths(
+        "model.embed_in",
+        "model.h",
+        "model.final_layer_norm",
+    );
     b.head.path = "model.embed_out".into();
     Ok(b)
 }

@@ -1,11 +1,6 @@
 //! gpt-oss: attention sinks, every other layer sliding, biases everywhere, clipped SwiGLU experts, mxfp4 blocks.
 
-use super::Family;
-use super::common::{Dims, dims, llama_layer, rms, size_or, sliding_layers};
-use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Clip, Experts, Moe, Rope, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gpt_oss"], blueprint, checkpoint };
 

@@ -1,11 +1,6 @@
 //! GPT-J: layer norm, attention and MLP in parallel, interleaved pairs in the first features of each head.
 
-use super::Family;
-use super::common::{gpt_dims, size_or};
-use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Branch, Layer, Mlp, Norm, Rope};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gptj"], blueprint, checkpoint };
 
@@ -17,13 +12,13 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .rope(Rope::plain(if rotated == 0 { d.head_dim } else { rotated }, 10_000.0).traditional(true))
         .output("out_proj");
     let mlp = Mlp::plain(d.hidden, d.inner, Activation::GeluTanh, "fc_in", "fc_out").bias(true);
-    let branches = [
-        Branch::mixer("", norm, "attn", mixer).no_norm(),
-        Branch::ffn("", norm, "mlp", mlp).no_norm(),
-    ];
+    let branches = [Branch::mixer("", norm, "attn", mixer).no_norm(), Branch::ffn("", norm, "mlp", mlp).no_norm()];
     let layer = Layer::parallel(Some(("ln_1".into(), norm)), branches);
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm, false, vec![layer; d.layers as usize])
-        .paths("model.wte", "model.h", "model.ln_f");
+    let mut b = Blueprint::new(d.vocab, d.hidden, norm, false, vec![layer; d.layers as usize]).paths(
+        "model.wte",
+        "model.h",
+        "model.ln_f",
+    );
     b.head.bias = true;
     Ok(b)
 }

@@ -1,10 +1,6 @@
 //! Granite: llama with multipliers on embeddings, attention, residuals and logits.
 
-use super::Family;
-use super::common::{attention, dims, llama_shape, tied_checkpoint, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, EmbedScale, LayerBody};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["granite"], blueprint, checkpoint: tied_checkpoint };
 

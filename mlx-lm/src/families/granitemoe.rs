@@ -1,12 +1,7 @@
 //! Granite MoE: granite whose MLPs are experts; the best k router logits, softmax over them.
 
-use super::Family;
-use super::common::{attention, dims, rms, size, tied_checkpoint, tied_or};
 use super::granite::scale_branches;
-use crate::Result;
-use crate::blueprint::{Blueprint, Branch, EmbedScale, Layer, Moe, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["granitemoe"], blueprint, checkpoint };
 

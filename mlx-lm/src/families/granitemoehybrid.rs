@@ -1,20 +1,16 @@
 //! Granite 4: granite's multipliers around mamba-2 and attention layers, with experts beside a shared MLP, or dense.
 
-use super::Family;
-use super::common::{Dims, check_groups, time_step_limit, dims, rms, size, size_or, swiglu, tied_checkpoint, tied_or};
 use super::granite::scale_branches;
 use super::granitemoe::split_experts;
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, EmbedScale, GatedNorm, Layer, Mamba2, Mlp, Moe, Rope, Router, Skip};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["granitemoehybrid"], blueprint, checkpoint };
 
 fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
     let mixers = c.strings("layer_types")?;
-    let (attention, mamba) = (attention(c, &d)?, if mixers.iter().any(|t| t == "mamba") { Some(mamba(c, &d)?) } else { None });
+    let (attention, mamba) =
+        (attention(c, &d)?, if mixers.iter().any(|t| t == "mamba") { Some(mamba(c, &d)?) } else { None });
     let moe = moe(c, &d)?;
     let mlp = swiglu(&d).bias(c.flag_or("mlp_bias", false)?);
     let layers = mixers
@@ -77,7 +73,8 @@ fn moe(c: &Config, d: &Dims) -> Result<Option<Moe>> {
         return Ok(None);
     }
     let router = Router { name: "block_sparse_moe.router.layer".into(), ..Router::top_softmax() };
-    let shared = Mlp::swiglu(d.hidden, size(c, "shared_intermediate_size")?).fused_gate_up("input_linear", "output_linear");
+    let shared =
+        Mlp::swiglu(d.hidden, size(c, "shared_intermediate_size")?).fused_gate_up("input_linear", "output_linear");
     let mut moe = Moe::swiglu(d.hidden, d.inner, experts, size(c, "num_experts_per_tok")?, router);
     moe.experts_name = "block_sparse_moe.switch_mlp".into();
     Ok(Some(moe.shared("shared_mlp", shared, None)))

@@ -1,11 +1,6 @@
 //! Gated slot attention (arXiv:2409.07146).
 
-use super::Family;
-use super::common::{affine, feature_map, fla_checkpoint, fla_decoder, linear_heads, size_or};
-use crate::Result;
-use crate::blueprint::{Activation, Blueprint, Gsa, Part, SlotMap, SlotOutput};
-use crate::config::Config;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["gsa"], blueprint, checkpoint: fla_checkpoint };
 

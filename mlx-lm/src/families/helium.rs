@@ -1,10 +1,6 @@
 //! Helium: llama with interleaved rotary pairs.
 
-use super::Family;
-use super::common::{Dims, attention, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::Blueprint;
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["helium"], blueprint, checkpoint: plain_checkpoint };
 

@@ -1,12 +1,7 @@
 //! Hunyuan: per-head norms after the rotation, projected keys and values shared by neighbouring layers, a shared MLP
 //! beside the experts, always a tied head.
 
-use super::Family;
-use super::common::{Dims, attention, dims, fit, llama_layer, plain_checkpoint, rms, size, stack_experts, swiglu};
-use crate::Result;
-use crate::blueprint::{Blueprint, KvShare, Mlp, Moe, Projections, QkNormKind, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["hunyuan"], blueprint, checkpoint };
 

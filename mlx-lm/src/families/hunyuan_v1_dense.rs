@@ -1,10 +1,6 @@
 //! Hunyuan V1 dense: llama with per-head norms after the rotation and an NTK-stretched base.
 
-use super::Family;
-use super::common::{attention, dims, llama_shape, plain_checkpoint, rms, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, QkNormKind};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["hunyuan_v1_dense"], blueprint, checkpoint: plain_checkpoint };
 

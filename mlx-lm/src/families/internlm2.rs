@@ -1,20 +1,12 @@
 //! InternLM 2: llama with one matrix for q, k and v, in groups of one kv head, and names of its own.
 
-use super::Family;
-use super::common::{attention, dims, rms, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, Branch, FusedQkv, Layer};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["internlm2"], blueprint, checkpoint };
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
-    let mixer = attention(c, &d)?
-        .fused("wqkv", FusedQkv::PerKvGroup)
-        .output("wo")
-        .bias(c.flag_or("bias", true)?);
+    let mixer = attention(c, &d)?.fused("wqkv", FusedQkv::PerKvGroup).output("wo").bias(c.flag_or("bias", true)?);
     let layer = Layer::sequential([
         Branch::mixer("attention_norm", rms(&d), "attention", mixer),
         Branch::ffn("ffn_norm", rms(&d), "feed_forward", swiglu(&d).gated_as("w1", "w3", "w2")),

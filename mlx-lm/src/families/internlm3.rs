@@ -1,10 +1,6 @@
 //! InternLM 3: llama with separate switches for attention and MLP biases.
 
-use super::Family;
-use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["internlm3"], blueprint, checkpoint: plain_checkpoint };
 

@@ -1,12 +1,7 @@
 //! IQuest LoopCoder: llama whose layers run twice; the second time a gate mixes attention over the first pass with a
 //! short window of its own.
 
-use super::Family;
-use super::common::{attention, dims, plain_checkpoint, rms, size, size_or, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, Branch, CacheKind, Layer, Looped, Pass};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["iquestloopcoder"], blueprint, checkpoint };
 
@@ -41,7 +36,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     for l in 0..size(c, "num_hidden_layers")? {
-        let (from, to) = (format!("model.gate_projections.{l}."), format!("model.layers.{l}.self_attn.gate_projection."));
+        let (from, to) =
+            (format!("model.gate_projections.{l}."), format!("model.layers.{l}.self_attn.gate_projection."));
         t.replace_prefix(&from, &to)?;
     }
     plain_checkpoint(c, t)

@@ -1,12 +1,7 @@
 //! Jamba: mamba layers with attention between them, every few of them with experts.
 
-use super::Family;
-use super::common::{dims, rms, size, size_or, stack_experts, swiglu, tied_checkpoint, tied_or};
 use super::mamba::rank;
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, Layer, Mamba, MambaNorms, Moe, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["jamba"], blueprint, checkpoint };
 

@@ -1,18 +1,9 @@
 //! Kimi K3: Kimi Linear with one matrix for q, k, v, gated latent attention, experts in a narrower space, and sublayers
 //! that attend over the residual sums of earlier blocks.
 
-use super::Family;
-use super::common::{Dims, dims, drop_extra_layers, fit, plain_checkpoint, pre_norm_layer, rms, size_or, tied_or};
 use super::deepseek_v3::split_kv_b;
 use super::kimi_linear::{self, kda, plan, published_names};
-use crate::Result;
-use crate::blueprint::{
-    Activation, Blueprint, Branch, BranchPart, Experts, Kda, Latent, Layer, Mla, Mlp, Moe, Norm, OutputGate, Part,
-    Projection, QkvNames, ResidualBranch, ResidualLayer, ResidualMix,
-};
-use crate::config::Config;
-use crate::weights::Tensors;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["kimi_k3"], blueprint, checkpoint };
 

@@ -1,16 +1,7 @@
 //! Kimi Linear: three KDA layers to one of latent attention without positions, bias-corrected experts.
 
-use super::Family;
-use super::common::{
-    Dims, check_heads, dims, groups_at, plain_checkpoint, pre_norm_layer, rms, size, size_or, stack_experts_named,
-    swiglu, tied_or,
-};
 use super::deepseek_v3::split_kv_b;
-use crate::Result;
-use crate::blueprint::{Activation, Blueprint, DeltaHeads, Kda, Mla, MlaLayout, Mlp, Moe, Part, Projection, QkvNames, Router, Scoring};
-use crate::config::Config;
-use crate::weights::Tensors;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["kimi_linear"], blueprint, checkpoint };
 
@@ -19,7 +10,8 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     let linear: Part = Rc::new(kda(c, &d)?);
     let latent: Part = Rc::new(mla(c, &d)?);
     let dense: Part = Rc::new(swiglu(&d));
-    let sparse: Part = if size(c, "num_experts")? > 0 { Rc::new(moe(c, &d, 1, Activation::Silu)?) } else { dense.clone() };
+    let sparse: Part =
+        if size(c, "num_experts")? > 0 { Rc::new(moe(c, &d, 1, Activation::Silu)?) } else { dense.clone() };
     let plan = plan(c, &d)?;
     let layer = |l: LayerPlan| {
         let mixer = if l.linear { &linear } else { &latent };

@@ -1,11 +1,6 @@
 //! Klear: qwen3_moe with sigmoid scores, a bias for the choice, and a learned mix of routed and shared experts.
 
-use super::Family;
-use super::common::{Dims, dims, llama_layer, plain_checkpoint, rms, size, size_or, stack_experts, swiglu};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Mlp, Moe, QkNormKind, Rope, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["Klear"], blueprint, checkpoint };
 

@@ -1,13 +1,6 @@
 //! Laguna: head counts per layer, softplus gates per head, rotary settings per layer type, sigmoid or sqrt-softplus router.
 
-use super::Family;
-use super::common::{
-    Dims, dims, llama_layer, plain_checkpoint, rms, size, size_or, sliding_layers, stack_experts, swiglu, tied_or,
-};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Mlp, Moe, OutputGate, QkNormKind, Rope, Router, Scoring};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["laguna"], blueprint, checkpoint };
 

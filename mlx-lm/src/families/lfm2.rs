@@ -1,16 +1,8 @@
 //! LFM2, dense, with experts, and the text side of lfm2-vl: gated short convolutions between attention layers.
 
-use super::Family;
-use super::common::{read_dims, rms, size, size_or, stack_experts};
-use crate::Result;
-use crate::blueprint::{
-    Attention, Blueprint, Branch, Layer, Mlp, MlpNames, Moe, QkNorm, QkNormKind, Rope, Router, RouterWeights, ShortConv,
-};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
-pub const FAMILY: Family =
-    Family { model_types: &["lfm2", "lfm2_moe", "lfm2-vl", "lfm2_vl"], blueprint, checkpoint };
+pub const FAMILY: Family = Family { model_types: &["lfm2", "lfm2_moe", "lfm2-vl", "lfm2_vl"], blueprint, checkpoint };
 
 fn has_experts(c: &Config) -> bool {
     c.model_type() == "lfm2_moe"
@@ -36,9 +28,13 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     let conv = ShortConv { hidden: d.hidden, kernel: size(c, "conv_L_cache")?, bias: c.flag("conv_bias")? };
     let full = match c.opt_usizes("full_attn_idxs")? {
         Some(list) => list,
-        None => {
-            c.strings("layer_types")?.iter().enumerate().filter(|(_, t)| *t == "full_attention").map(|(i, _)| i).collect()
-        }
+        None => c
+            .strings("layer_types")?
+            .iter()
+            .enumerate()
+            .filter(|(_, t)| *t == "full_attention")
+            .map(|(i, _)| i)
+            .collect(),
     };
     let moe = if has_experts(c) { Some((experts(c, d.hidden)?, size(c, "num_dense_layers")?)) } else { None };
     let mlp = match &moe {

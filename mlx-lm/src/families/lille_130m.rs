@@ -1,10 +1,6 @@
 //! Lille 130M: llama with the norms inside attention and MLP, interleaved rotary pairs.
 
-use super::Family;
-use super::common::{Dims, gpt_dims, plain_checkpoint, rms, size_or};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, FusedQkv, Layer, Mlp, Rope};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["lille-130m"], blueprint, checkpoint: plain_checkpoint };
 

@@ -1,10 +1,6 @@
 //! Llama (and mistral, xverse, iquestcoder, smollm3): a pre-norm SwiGLU decoder.
 
-use super::Family;
-use super::common::{attention, dims, tied_checkpoint, rms, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, Branch, Layer};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["llama", "smollm3"], blueprint, checkpoint: tied_checkpoint };
 

@@ -1,15 +1,7 @@
 //! Text side of Llama 4: three layers of attention within chunks to one over everything without rotation, whose queries
 //! grow with the position; every few layers one chosen and one shared expert.
 
-use super::Family;
-use super::common::{Dims, attention, dims, rms, size, size_or, split_joined_experts, text_names};
-use crate::Result;
-use crate::blueprint::{
-    Blueprint, Branch, BranchPart, CacheKind, Layer, Mlp, Moe, Norm, QkNormKind, Router, RouterWeights,
-};
-use crate::config::Config;
-use crate::weights::Tensors;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["llama4"], blueprint, checkpoint };
 

@@ -1,10 +1,6 @@
 //! Llama 4 text, dense (MobileLLM): plain norms on q and k, some layers without rotation.
 
-use super::Family;
-use super::common::{dims, plain_checkpoint, rms, size, tied_or};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, Layer, Mlp, Norm, QkNormKind, Rope};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["llama4_text"], blueprint, checkpoint: plain_checkpoint };
 

@@ -1,16 +1,8 @@
 //! LongCat-Flash: two latent attentions and two MLPs a layer, experts on a shortcut beside them, some of which give the
 //! token back; optionally n-gram embeddings.
 
-use super::Family;
-use super::common::{Dims, read_dims, rms, size, size_or, stack_experts};
 use super::deepseek_v3::{split_kv_b_at, yarn_scale};
-use crate::Result;
-use crate::blueprint::{
-    Blueprint, Layer, Mla, MlaLayout, Mlp, Moe, NgramEmbeddings, Rope, Router, RouterWeights, Scoring, ShortcutLayer,
-};
-use crate::config::Config;
-use crate::weights::Tensors;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["longcat_flash", "longcat_flash_ngram"], blueprint, checkpoint };
 

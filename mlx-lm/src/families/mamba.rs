@@ -1,11 +1,6 @@
 //! Mamba and Falcon Mamba: nothing but selective state spaces.
 
-use super::Family;
-use super::common::{size, size_or, tied_checkpoint, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, Branch, Layer, Mamba, MambaNorms, Norm};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["mamba"], blueprint, checkpoint };
 

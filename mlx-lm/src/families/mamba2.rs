@@ -1,12 +1,7 @@
 //! Mamba-2: nothing but state space layers, as transformers and mlx-lm write them, and as the linear-attention library
 //! does (whose norm beside the gate is over groups of channels).
 
-use super::Family;
-use super::common::{check_groups, limits, plain_checkpoint, size, size_or, tied_checkpoint, tied_or, time_step_limit};
-use crate::Result;
-use crate::blueprint::{Blueprint, Branch, GatedNorm, Layer, Mamba2, Norm, Skip};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["mamba2"], blueprint, checkpoint };
 
@@ -21,7 +16,8 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     let eps = mixer.eps;
     let mixer = check_groups(c, "n_groups", mixer)?;
     let norm = Norm::rms(if is_fla(c) { eps } else { 1e-5 });
-    let layers = vec![Layer::sequential([Branch::mixer("norm", norm, "mixer", mixer)]); size(c, "num_hidden_layers")? as usize];
+    let layers =
+        vec![Layer::sequential([Branch::mixer("norm", norm, "mixer", mixer)]); size(c, "num_hidden_layers")? as usize];
     let b = Blueprint::new(size(c, "vocab_size")?, hidden, Norm::rms(eps), tied_or(c, !is_fla(c))?, layers);
     Ok(b.paths("backbone.embeddings", "backbone.layers", "backbone.norm_f"))
 }
@@ -67,7 +63,11 @@ fn fla(c: &Config, hidden: i32) -> Result<Mamba2> {
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
-    if is_fla(c) { plain_checkpoint(c, t)? } else { tied_checkpoint(c, t)? };
+    if is_fla(c) {
+        plain_checkpoint(c, t)?
+    } else {
+        tied_checkpoint(c, t)?
+    };
     t.replace_prefix("backbone.embedding.", "backbone.embeddings.")?;
     t.conv_last("conv1d.weight")
 }

@@ -1,11 +1,6 @@
 //! Mellum: qwen3_moe with sliding layers and a rotary embedding per layer type.
 
-use super::Family;
-use super::common::{dims, llama_layer, plain_checkpoint, rms, size, sliding_layers, stack_experts, tied_or};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Moe, QkNormKind, Rope, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["mellum"], blueprint, checkpoint };
 

@@ -1,11 +1,6 @@
 //! MiMo: the qwen2 body; multi-token-prediction layers are dropped.
 
-use super::Family;
-use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::Blueprint;
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["mimo"], blueprint, checkpoint };
 

@@ -1,11 +1,6 @@
 //! MiMo-V2-Flash: other head counts on sliding layers, sinks, scaled values, narrower value heads, fp8 blocks.
 
-use super::Family;
-use super::common::{Dims, dims, llama_layer, noaux_moe, plain_checkpoint, rms, size, stack_experts, swiglu};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Rope};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["mimo_v2_flash"], blueprint, checkpoint };
 

@@ -1,11 +1,7 @@
 //! MiniCPM: llama with factors on embeddings, residual branches and logits (muP).
 
-use super::Family;
-use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
 use super::granite::scale_branches;
-use crate::Result;
-use crate::blueprint::{Blueprint, EmbedScale, Tied};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["minicpm"], blueprint, checkpoint: plain_checkpoint };
 

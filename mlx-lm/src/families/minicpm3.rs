@@ -1,11 +1,7 @@
 //! MiniCPM3: MiniCPM's factors around latent attention.
 
-use super::Family;
-use super::common::{Dims, dims, llama_layer, plain_checkpoint, rms, size, swiglu, tied_or};
 use super::granite::scale_branches;
-use crate::Result;
-use crate::blueprint::{Blueprint, EmbedScale, Mla, MlaLayout, Rope};
-use crate::config::{Config, RopeKind};
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["minicpm3"], blueprint, checkpoint: plain_checkpoint };
 
@@ -25,7 +21,8 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
 fn mla(c: &Config, d: &Dims) -> Result<Mla> {
     let (nope_dim, rope_dim) = (size(c, "qk_nope_head_dim")?, size(c, "qk_rope_head_dim")?);
     let (q_rank, kv_rank) = (size(c, "q_lora_rank")?, size(c, "kv_lora_rank")?);
-    let trained = c.opt_sub("rope_scaling")?.map(|s| s.usize_or("original_max_position_embeddings", 4096)).transpose()?;
+    let trained =
+        c.opt_sub("rope_scaling")?.map(|s| s.usize_or("original_max_position_embeddings", 4096)).transpose()?;
     let mut rope = trained.map_or_else(|| c.rope(), |n| c.rope_trained(n))?;
     if let RopeKind::LongRope { long_mscale, .. } = &mut rope.kind {
         *long_mscale = None;

@@ -1,11 +1,6 @@
 //! MiniMax M2: norms over all of q and k, partly rotated heads, sigmoid router with correction bias, fp8 blocks.
 
-use super::Family;
-use super::common::{dims, plain_checkpoint, rms, size, stack_experts_named, tied_or};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, Layer, Moe, QkNormKind, Rope, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["minimax"], blueprint, checkpoint };
 

@@ -1,13 +1,6 @@
 //! MiniMax M3, its text side: attention to blocks of keys that an index chooses, sigmoid-routed experts, clipped SwiGLU.
 
-use super::Family;
-use super::common::{Dims, dims_of_experts, plain_checkpoint, size, size_or, stack_experts_named, tied_or};
-use crate::Result;
-use crate::blueprint::{
-    Activation, Attention, BlockIndex, Blueprint, Branch, CacheKind, Experts, Clip, Layer, Mlp, Moe, Norm, QkNormKind, Rope, Router,
-};
-use crate::config::{Config, Section};
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["minimax_m3_vl"], blueprint, checkpoint };
 
@@ -28,7 +21,18 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
 
     let layer = |i: i32| {
         let mixer = match &sparse {
-            Some(s) if listed(c, "layer_types", i, |t| t != "full_attention", sparse_attention(c)?, "sparse_attention_freq")? => s,
+            Some(s)
+                if listed(
+                    c,
+                    "layer_types",
+                    i,
+                    |t| t != "full_attention",
+                    sparse_attention(c)?,
+                    "sparse_attention_freq",
+                )? =>
+            {
+                s
+            }
             _ => &full,
         };
         let ffn = match listed(c, "mlp_layer_types", i, |t| t == "sparse", None, "moe_layer_freq")? {
@@ -39,8 +43,11 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     };
     let layers = (0..d.layers).map(layer).collect::<Result<Vec<_>>>()?;
     let at = |name: &str| format!("language_model.model.{name}");
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm, tied_or(c, false)?, layers)
-        .paths(&at("embed_tokens"), &at("layers"), &at("norm"));
+    let mut b = Blueprint::new(d.vocab, d.hidden, norm, tied_or(c, false)?, layers).paths(
+        &at("embed_tokens"),
+        &at("layers"),
+        &at("norm"),
+    );
     b.head.path = "language_model.lm_head".into();
     Ok(b)
 }
@@ -133,7 +140,9 @@ fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
                     t.squeeze_first(&shared)?;
                 }
             }
-            for (owner, inner) in [("switch_mlp", d.inner), ("shared_experts", size_or(c, "shared_intermediate_size", 3072)?)] {
+            for (owner, inner) in
+                [("switch_mlp", d.inner), ("shared_experts", size_or(c, "shared_intermediate_size", 3072)?)]
+            {
                 let [joined, gate, up] = ["gate_up", "gate", "up"].map(|p| format!("{moe}.{owner}.{p}_proj.{part}"));
                 if t.has(&joined) {
                     t.split(&joined, -2, &[(inner, &gate), (inner, &up)])?;

@@ -1,10 +1,6 @@
 //! Ministral 3: llama whose queries grow with the position, some layers sliding.
 
-use super::Family;
-use super::common::{attention, dims, llama_layer, rms, size, sliding_layers, swiglu, tied_checkpoint, tied_or};
-use crate::Result;
-use crate::blueprint::Blueprint;
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["ministral3"], blueprint, checkpoint: tied_checkpoint };
 

@@ -1,12 +1,7 @@
 //! Text side of Mistral 3 and Pixtral: llama, ministral3 or mistral4 under `language_model`, the head untied by default.
 
-use super::Family;
-use super::common::text_names;
+use super::prelude::*;
 use super::{llama, ministral3, mistral4};
-use crate::Result;
-use crate::blueprint::{Blueprint, Tied};
-use crate::config::Config;
-use crate::weights::Tensors;
 
 pub const FAMILY: Family = Family { model_types: &["mistral3", "pixtral"], blueprint, checkpoint };
 

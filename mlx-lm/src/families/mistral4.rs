@@ -1,15 +1,7 @@
 //! Mistral 4: latent attention whose queries grow with the position, experts chosen by softmax.
 
-use super::Family;
-use super::common::{
-    Dims, dims, groups, llama_layer, plain_checkpoint, rms, shared_width, size, size_or, split_fused_experts,
-    stack_experts, swiglu, tied_or,
-};
 use super::deepseek_v3;
-use crate::Result;
-use crate::blueprint::{Blueprint, Mla, Mlp, Moe, QueryScale, Rope, Router, RouterWeights};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["mistral4"], blueprint, checkpoint };
 

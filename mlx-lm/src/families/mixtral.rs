@@ -1,11 +1,6 @@
 //! Mixtral: llama with experts; the best k router logits, softmax over them.
 
-use super::Family;
-use super::common::{Dims, dims, plain_checkpoint, rms, size, size_or, stack_experts_named, tied_or};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, Layer, Moe, Rope, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["mixtral"], blueprint, checkpoint };
 

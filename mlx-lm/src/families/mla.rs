@@ -1,12 +1,7 @@
 //! The linear-attention library's latent attention (arXiv:2405.04434).
 
-use super::Family;
-use super::common::{fit, fla_decoder, plain_checkpoint, size_or};
 use super::deepseek_v3::yarn_scale;
-use crate::Result;
-use crate::blueprint::{Blueprint, Mla, MlaLayout, Rope};
-use crate::config::Config;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["mla"], blueprint, checkpoint: plain_checkpoint };
 
@@ -21,7 +16,8 @@ fn mla(c: &Config, hidden: i32) -> Result<Mla> {
     let [nope, rope_dim, v] = [size_or(c, parts[0], 128)?, size_or(c, parts[1], 64)?, size_or(c, parts[2], 128)?];
     let q_rank = if c.is_null("q_lora_rank") { None } else { Some(size_or(c, "q_lora_rank", 64)?) };
     let rope = c.rope()?;
-    let m = Mla::new(hidden, size_or(c, "num_heads", 16)?, q_rank, size_or(c, "kv_lora_rank", 512)?, [nope, rope_dim, v]);
+    let m =
+        Mla::new(hidden, size_or(c, "num_heads", 16)?, q_rank, size_or(c, "kv_lora_rank", 512)?, [nope, rope_dim, v]);
     Ok(Mla {
         eps: Some(1e-5),
         scale: m.scale * yarn_scale(&rope),

@@ -1,11 +1,6 @@
 //! Mixture of block attention (arXiv:2502.13189).
 
-use super::Family;
-use super::common::{fla_checkpoint, fla_decoder, size_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, HeadGate, HeadOutput, Moba, Norm, Part, Rope};
-use crate::config::Config;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["moba"], blueprint, checkpoint: fla_checkpoint };
 

@@ -4,6 +4,17 @@
 
 mod common;
 
+/// What a family is written with.
+mod prelude {
+    pub use super::Family;
+    pub use super::common::*;
+    pub use crate::blueprint::*;
+    pub use crate::config::{Config, RopeConfig, RopeKind, Section};
+    pub use crate::weights::{Tensors, foreign};
+    pub use crate::{Error, Result};
+    pub use std::rc::Rc;
+}
+
 use crate::blueprint::Blueprint;
 use crate::config::Config;
 use crate::weights::Tensors;

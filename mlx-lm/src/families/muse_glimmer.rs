@@ -1,12 +1,7 @@
 //! Muse Glimmer: sandwich norms stored as weight - 1, norms without weights on q, k and embeddings, a sigmoid gate on the
 //! attention output; full layers have no rotary embedding.
 
-use super::Family;
-use super::common::{dims, plain_checkpoint, size_or, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, Layer, Norm, OutputGate, QkNormKind, Rope};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["muse_glimmer"], blueprint, checkpoint };
 

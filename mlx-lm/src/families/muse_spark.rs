@@ -1,14 +1,6 @@
 //! Muse Spark: experts at a narrower width, windows, and learned factors that mix a float32 stream with its branches.
 
-use super::Family;
-use super::common::{Dims, dims_of_experts, size};
-use crate::Result;
-use crate::blueprint::{
-    Attention, Blueprint, GatedLayer, Latent, Layer, Moe, Norm, NormKind, OutputGate, QkNormKind, Rope, Router,
-    RouterWeights,
-};
-use crate::config::Config;
-use crate::weights::{Tensors, foreign};
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["muse_spark"], blueprint, checkpoint };
 
@@ -39,7 +31,8 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     };
     let layers = (0..d.layers as usize).map(layer).collect::<Result<Vec<_>>>()?;
     let at = |name: &str| format!("model.language_model.{name}");
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm, false, layers).paths(&at("embed_tokens"), &at("layers"), &at("norm"));
+    let mut b =
+        Blueprint::new(d.vocab, d.hidden, norm, false, layers).paths(&at("embed_tokens"), &at("layers"), &at("norm"));
     b.head.scale = c.f32("output_multiplier")?;
     b.head.softcap = Some(c.f32("final_logit_softcapping")?);
     b.head.bf16_input = true;

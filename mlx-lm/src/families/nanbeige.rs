@@ -1,10 +1,6 @@
 //! Nanbeige: llama whose layers run several times, each time with caches of their own.
 
-use super::Family;
-use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, Pass};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["nanbeige"], blueprint, checkpoint: plain_checkpoint };
 

@@ -1,10 +1,6 @@
 //! nanochat: norms without weights, the opposite direction of rotation, norms on q and k after it.
 
-use super::Family;
-use super::common::{dims, plain_checkpoint};
-use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Branch, Layer, Mlp, Norm, Projections, QkNormKind, Rope, RopeScaling};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["nanochat"], blueprint, checkpoint: plain_checkpoint };
 

@@ -1,10 +1,6 @@
 //! Nemotron (Minitron): layer norms stored as weight - 1, a plain squared-ReLU MLP, half of each head rotates.
 
-use super::Family;
-use super::common::{dims, plain_checkpoint, tied_or};
-use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Branch, Layer, Mlp, Norm, NormKind, Rope};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["nemotron"], blueprint, checkpoint: plain_checkpoint };
 
@@ -14,8 +10,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let mixer = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim)
         .rope(Rope::partial(&c.rope()?, d.head_dim, 0.5, 10_000.0))
         .bias(c.flag_or("attention_bias", false)?);
-    let mlp = Mlp::plain(d.hidden, d.inner, Activation::Relu2, "up_proj", "down_proj")
-        .bias(c.flag_or("mlp_bias", false)?);
+    let mlp =
+        Mlp::plain(d.hidden, d.inner, Activation::Relu2, "up_proj", "down_proj").bias(c.flag_or("mlp_bias", false)?);
     let layer = Layer::sequential([
         Branch::mixer("input_layernorm", norm, "self_attn", mixer),
         Branch::ffn("post_attention_layernorm", norm, "mlp", mlp),

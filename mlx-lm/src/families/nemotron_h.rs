@@ -1,11 +1,6 @@
 //! Nemotron-H: one sublayer per layer, mamba-2, attention without positions, relu^2 MLPs or experts.
 
-use super::Family;
-use super::common::{check_groups, fit, groups, size, size_or, time_step_limit, stack_matrices};
-use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Branch, Experts, GatedNorm, Latent, Layer, Mamba2, Mlp, Moe, Norm, Router, Skip};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["nemotron_h"], blueprint, checkpoint };
 

@@ -1,10 +1,6 @@
 //! Nemotron NAS (Llama-Nemotron): llama whose layers differ: attention and MLP may be absent, a matrix, or of any width.
 
-use super::Family;
-use super::common::{Dims, attention, plain_checkpoint, read_dims, rms, tied_or};
-use crate::Result;
-use crate::blueprint::{Activation, Blueprint, Branch, Layer, LinearFfn, Mlp};
-use crate::config::{Config, Section};
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["nemotron-nas"], blueprint, checkpoint: plain_checkpoint };
 

@@ -1,11 +1,6 @@
 //! Native sparse attention (arXiv:2502.11089).
 
-use super::Family;
-use super::common::{fla_checkpoint, fla_decoder, size_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, Nsa, NsaBlocks, Part, Rope};
-use crate::config::Config;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["nsa"], blueprint, checkpoint: fla_checkpoint };
 

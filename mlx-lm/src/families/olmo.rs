@@ -1,10 +1,6 @@
 //! OLMo 1: layer norms without weights, fused projections, the up half of the MLP before its gate.
 
-use super::Family;
-use super::common::{plain_checkpoint, size, size_or};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, FusedQkv, Layer, Mlp, MlpNames, Norm, Rope};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["olmo"], blueprint, checkpoint: plain_checkpoint };
 

@@ -1,10 +1,6 @@
 //! OLMo 2: norms on the outputs only, and over all of q and k.
 
-use super::Family;
-use super::common::{attention, dims, rms, sandwich_layer, swiglu, tied_checkpoint, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, QkNormKind};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["olmo2"], blueprint, checkpoint: tied_checkpoint };
 

@@ -1,10 +1,6 @@
 //! OLMo 3: olmo2 with three sliding layers to one full; only the full ones scale their rotary embedding.
 
-use super::Family;
-use super::common::{attention, dims, plain_checkpoint, rms, sandwich_layer, size, sliding_layers, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, QkNormKind, Rope};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["olmo3"], blueprint, checkpoint: plain_checkpoint };
 

@@ -1,11 +1,6 @@
 //! OLMo hybrid: three pre-norm Gated DeltaNet layers to one of OLMo 2's attention layers, which norm their outputs.
 
-use super::Family;
-use super::common::{attention, check_heads, dims, plain_checkpoint, rms, sandwich_layer, size, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, Branch, DeltaHeads, GatedDelta, GatedDeltaLayout, Layer, QkNormKind};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["olmo_hybrid"], blueprint, checkpoint };
 

@@ -1,11 +1,6 @@
 //! OLMoE: norms over all of q and k, softmax router.
 
-use super::Family;
-use super::common::{attention, dims, llama_layer, rms, size, stack_experts, tied_checkpoint, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, Moe, QkNormKind, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["olmoe"], blueprint, checkpoint };
 

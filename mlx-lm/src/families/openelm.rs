@@ -1,10 +1,6 @@
 //! OpenELM: heads and MLP width differ by layer; per-head norms on q and k.
 
-use super::Family;
-use super::common::{plain_checkpoint, size};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, FusedQkv, Layer, Mlp, Norm, QkNormKind, Rope};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["openelm"], blueprint, checkpoint: plain_checkpoint };
 

@@ -1,10 +1,6 @@
 //! Phi-1, 1.5 and 2: layer norm, attention and MLP in parallel, biases everywhere, part of each head rotates.
 
-use super::Family;
-use super::common::{dims, plain_checkpoint};
-use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Branch, Layer, Mlp, Norm, Rope};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["phi"], blueprint, checkpoint: plain_checkpoint };
 
@@ -18,10 +14,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .bias(true);
     mixer.f32_scores = true;
     let mlp = Mlp::plain(d.hidden, d.inner, Activation::GeluTanh, "fc1", "fc2").bias(true);
-    let branches = [
-        Branch::mixer("", norm, "self_attn", mixer).no_norm(),
-        Branch::ffn("", norm, "mlp", mlp).no_norm(),
-    ];
+    let branches = [Branch::mixer("", norm, "self_attn", mixer).no_norm(), Branch::ffn("", norm, "mlp", mlp).no_norm()];
     let layer = Layer::parallel(Some(("input_layernorm".into(), norm)), branches);
     let mut b = Blueprint::new(d.vocab, d.hidden, norm, false, vec![layer; d.layers as usize]);
     b.norm = Some(("model.final_layernorm".into(), norm));

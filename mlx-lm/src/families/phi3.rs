@@ -1,10 +1,6 @@
 //! Phi-3 and Phi-4: llama with one matrix for q, k, v and one for gate and up; long rotary factors.
 
-use super::Family;
-use super::common::{Dims, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, FusedQkv, Rope};
-use crate::config::{Config, RopeKind};
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["phi3"], blueprint, checkpoint: plain_checkpoint };
 

@@ -1,11 +1,6 @@
 //! Phi-3 small: layer norms, muP multipliers, interleaved GEGLU rows, block-sparse attention on alternating layers.
 
-use super::Family;
-use super::common::{plain_checkpoint, size, size_or};
-use crate::Result;
-use crate::blueprint::{Attention, BlockSparse, Blueprint, Branch, EmbedScale, FusedQkv, GegeluMlp, Layer, Norm, Rope, RopeScaling};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["phi3small"], blueprint, checkpoint };
 

@@ -1,12 +1,7 @@
 //! Phi-3.5-MoE: layer norms, biases on attention, experts chosen one after the other (sparse mixer).
 
-use super::Family;
-use super::common::{Dims, dims, plain_checkpoint, size, size_or, stack_experts_named};
 use super::phi3::TRAINED;
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, Layer, Moe, Norm, Rope, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["phimoe"], blueprint, checkpoint };
 

@@ -1,11 +1,6 @@
 //! Phixtral: phi blocks with experts in place of the MLP.
 
-use super::Family;
-use super::common::{size_or, stack_matrices};
-use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Branch, Experts, FusedQkv, Layer, Moe, Norm, Rope, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["phixtral"], blueprint, checkpoint };
 

@@ -1,10 +1,6 @@
 //! PLaMo 1: one norm, attention and MLP in parallel; query heads take turns on the kv heads.
 
-use super::Family;
-use super::common::{dims, plain_checkpoint, rms, size_or, swiglu};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, Layer, Rope};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["plamo"], blueprint, checkpoint: plain_checkpoint };
 

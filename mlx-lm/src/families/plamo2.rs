@@ -1,11 +1,6 @@
 //! PLaMo 2: mamba and attention layers by turns, sandwich norms stored less an offset, fused projections.
 
-use super::Family;
-use super::common::{Dims, dims, size_or, tied_checkpoint, tied_or};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, FusedQkv, Layer, Mlp, Norm, PlamoMamba, QkNormKind, Rope};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["plamo2"], blueprint, checkpoint };
 

@@ -1,10 +1,6 @@
 //! PLaMo 3: sandwich norms stored less an offset, fused projections, seven sliding layers to one full.
 
-use super::Family;
-use super::common::{Dims, dims, size_or, tied_checkpoint, tied_or};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, CacheKind, FusedQkv, Layer, Mlp, Norm, QkNormKind, Rope};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["plamo3"], blueprint, checkpoint: tied_checkpoint };
 
@@ -30,8 +26,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
             let mlp = Mlp::swiglu(d.hidden, d.inner).fused_gate_up("gate_up_proj", "down_proj");
             Layer::sequential([
                 Branch::mixer("pre_mixer_norm", norm(1.0), "mixer", mixer).post_norm("post_mixer_norm", norm(0.2)),
-                Branch::ffn("pre_mlp_norm", norm(1.0), "mlp", mlp)
-                    .post_norm("post_mlp_norm", norm(5f32.powf(-1.5))),
+                Branch::ffn("pre_mlp_norm", norm(1.0), "mlp", mlp).post_norm("post_mlp_norm", norm(5f32.powf(-1.5))),
             ])
         })
         .collect();

@@ -1,10 +1,8 @@
 //! Qwen3.5 in 2 bits, with weights in a Hadamard-rotated basis; a manifest lists the packed modules and their blocks.
 
-use super::Family;
+use super::prelude::*;
 use super::qwen3_next;
-use crate::config::{Config, QuantConfig, QuantParams, Quantization};
-use crate::weights::Tensors;
-use crate::{Error, Result};
+use crate::config::{QuantConfig, QuantParams, Quantization};
 use std::collections::BTreeSet;
 
 pub const FAMILY: Family = Family { model_types: &["prism_hadamard_qwen35"], blueprint, checkpoint };
@@ -19,7 +17,9 @@ fn blueprint(c: &Config) -> Result<crate::blueprint::Blueprint> {
         n => return Err(c.error("schema_version", format!("{n} is unknown"))),
     };
     if namespace != expected {
-        return Err(c.error("tensor_namespace", format!("{namespace:?}, expected {expected:?} for this schema_version")));
+        return Err(
+            c.error("tensor_namespace", format!("{namespace:?}, expected {expected:?} for this schema_version"))
+        );
     }
     if c.str_or("gdn_activation_layout", "grouped")? != "grouped" {
         return Err(c.error("gdn_activation_layout", "only grouped is supported"));

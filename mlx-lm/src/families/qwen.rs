@@ -1,10 +1,6 @@
 //! Qwen 1: one matrix with a bias for q, k and v, an MLP of half the stated width.
 
-use super::Family;
-use super::common::{dims, plain_checkpoint, size_or};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, FusedQkv, Layer, Mlp, Norm, Rope};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["qwen"], blueprint, checkpoint: plain_checkpoint };
 
@@ -21,10 +17,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .bias(bias);
     mixer.qkv_bias = true;
     let mlp = Mlp::swiglu(d.hidden, d.inner / 2).gated_as("w2", "w1", "c_proj").bias(bias);
-    let layer = Layer::sequential([
-        Branch::mixer("ln_1", norm, "attn", mixer),
-        Branch::ffn("ln_2", norm, "mlp", mlp),
-    ]);
+    let layer = Layer::sequential([Branch::mixer("ln_1", norm, "attn", mixer), Branch::ffn("ln_2", norm, "mlp", mlp)]);
     let mut b = Blueprint::new(d.vocab, d.hidden, norm, false, vec![layer; d.layers as usize]).paths(
         "transformer.wte",
         "transformer.h",

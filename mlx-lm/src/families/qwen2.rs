@@ -1,10 +1,6 @@
 //! Qwen2: llama with biases on q, k and v.
 
-use super::Family;
-use super::common::{attention, dims, tied_checkpoint, rms, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, Branch, Layer};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["qwen2"], blueprint, checkpoint: tied_checkpoint };
 

@@ -1,11 +1,6 @@
 //! Qwen2-MoE: qwen2 with a softmax router and a gated shared expert.
 
-use super::Family;
-use super::common::{Dims, dims, llama_layer, plain_checkpoint, rms, size, stack_experts};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Mlp, Moe, Rope, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["qwen2_moe"], blueprint, checkpoint };
 

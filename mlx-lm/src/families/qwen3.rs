@@ -1,10 +1,6 @@
 //! Qwen3: a pre-norm SwiGLU decoder with per-head norms on q and k.
 
-use super::Family;
-use super::common::{attention, dims, plain_checkpoint, rms, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, Branch, Layer, QkNormKind};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["qwen3"], blueprint, checkpoint: plain_checkpoint };
 

@@ -1,11 +1,6 @@
 //! Qwen3-MoE: qwen3 whose MLPs are, mostly, 128 small experts with a softmax router.
 
-use super::Family;
-use super::common::{attention, dims, plain_checkpoint, rms, size, size_or, stack_experts, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, Branch, Layer, Moe, QkNormKind, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["qwen3_moe"], blueprint, checkpoint };
 

@@ -1,16 +1,12 @@
 //! Qwen3-Next and Qwen3.5 (dense and MoE): three Gated DeltaNet layers to one of gated softmax attention.
 
-use super::Family;
-use super::common::{check_heads, dims, dims_of_experts, rms, size, size_or, split_fused_experts, stack_experts, swiglu, tied_or, plain_checkpoint};
-use crate::Result;
-use crate::blueprint::{
-    Attention, Blueprint, Branch, DeltaHeads, GatedDelta, GatedDeltaLayout, Layer, Mlp, Moe, OutputGate, QkNormKind, Rope, Router,
-};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
-pub const FAMILY: Family =
-    Family { model_types: &["qwen3_next", "qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text"], blueprint, checkpoint };
+pub const FAMILY: Family = Family {
+    model_types: &["qwen3_next", "qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text"],
+    blueprint,
+    checkpoint,
+};
 
 fn is_next(c: &Config) -> bool {
     c.model_type() == "qwen3_next"
@@ -58,7 +54,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         0 => None,
         n => {
             let router = Router::softmax(c.flag_or("norm_topk_prob", !is_next(c))?);
-            let moe = Moe::swiglu(d.hidden, size(c, "moe_intermediate_size")?, n, size(c, "num_experts_per_tok")?, router);
+            let moe =
+                Moe::swiglu(d.hidden, size(c, "moe_intermediate_size")?, n, size(c, "num_experts_per_tok")?, router);
             let shared = Mlp::swiglu(d.hidden, size(c, "shared_expert_intermediate_size")?);
             Some(moe.shared("shared_expert", shared, Some("shared_expert_gate")))
         }
@@ -88,7 +85,8 @@ pub fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     plain_checkpoint(c, t)?;
     let (layers, experts) = (size(c, "num_hidden_layers")?, size_or(c, "num_experts", 0)?);
     let published_experts = t.names().any(|n| n.contains(".mlp.experts.0."));
-    let published_conv = t.names().any(|n| n.ends_with("conv1d.weight") && t.shape(n).is_some_and(|s| s.last() != Some(&1)));
+    let published_conv =
+        t.names().any(|n| n.ends_with("conv1d.weight") && t.shape(n).is_some_and(|s| s.last() != Some(&1)));
     if experts > 0 {
         stack_experts(t, layers, experts, "mlp.experts", "mlp.switch_mlp")?;
         split_fused_experts(t, size(c, "moe_intermediate_size")?, "mlp.experts", "mlp.switch_mlp")?;
@@ -96,7 +94,13 @@ pub fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     t.conv_last("conv1d.weight")?;
     // published norms are stored as weight - 1; the layout of other tensors tells whether this checkpoint is published
     if if is_next(c) { published_experts } else { published_conv } {
-        let norms = ["input_layernorm.weight", "post_attention_layernorm.weight", "model.norm.weight", "q_norm.weight", "k_norm.weight"];
+        let norms = [
+            "input_layernorm.weight",
+            "post_attention_layernorm.weight",
+            "model.norm.weight",
+            "q_norm.weight",
+            "k_norm.weight",
+        ];
         t.shift_where(|n| norms.iter().any(|s| n.ends_with(s)), 1.0)?;
     }
     Ok(())

@@ -1,12 +1,7 @@
 //! Text side of Qwen3-VL: qwen3 under `language_model`.
 
-use super::Family;
-use super::common::{text_names};
+use super::prelude::*;
 use super::qwen3;
-use crate::Result;
-use crate::blueprint::{Blueprint};
-use crate::config::Config;
-use crate::weights::Tensors;
 
 pub const FAMILY: Family = Family { model_types: &["qwen3_vl"], blueprint, checkpoint };
 

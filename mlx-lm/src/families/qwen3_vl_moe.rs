@@ -1,12 +1,7 @@
 //! Text side of Qwen3-VL-MoE: qwen3_moe under `language_model`, experts published as [in, out] with gate and up joined.
 
-use super::Family;
-use super::common::{size, split_joined_experts, text_names};
+use super::prelude::*;
 use super::qwen3_moe;
-use crate::Result;
-use crate::blueprint::Blueprint;
-use crate::config::Config;
-use crate::weights::Tensors;
 
 pub const FAMILY: Family = Family { model_types: &["qwen3_vl_moe"], blueprint, checkpoint };
 

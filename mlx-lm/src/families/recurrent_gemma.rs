@@ -1,13 +1,6 @@
 //! RecurrentGemma (Griffin): two recurrent blocks to one of attention within a window.
 
-use super::Family;
-use super::common::{dims, plain_checkpoint, size};
-use crate::Result;
-use crate::blueprint::{
-    Activation, Attention, Blueprint, Branch, EmbedScale, Layer, Mlp, Norm, RgLru, Rope, Tied,
-};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["recurrent_gemma"], blueprint, checkpoint };
 

@@ -1,11 +1,6 @@
 //! Retentive networks (arXiv:2307.08621).
 
-use super::Family;
-use super::common::{affine, eps, feature_map, fla_checkpoint, fla_decoder_with, linear_heads, size_or};
-use crate::Result;
-use crate::blueprint::{Blueprint, HeadOutput, Part, Retention, Rope};
-use crate::config::Config;
-use std::rc::Rc;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["retnet"], blueprint, checkpoint: fla_checkpoint };
 

@@ -1,13 +1,6 @@
 //! RWKV-7, as mlx-lm and the linear-attention library write it: time mixing and channel mixing, no attention.
 
-use super::Family;
-use super::common::{plain_checkpoint, size, size_or, tied_or};
-use crate::Result;
-use crate::blueprint::{
-    Activation, Attention, Blueprint, Branch, CacheKind, ChannelMix, Layer, Norm, Rope, Rwkv7, Rwkv7Ranks, UnitNorm,
-};
-use crate::config::{Config, Section};
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["rwkv7"], blueprint, checkpoint };
 
@@ -73,7 +66,8 @@ fn time_mix(c: &Config, hidden: i32, layer: i32) -> Result<Rwkv7> {
 
 fn channel_mix(c: &Config, hidden: i32, slot: usize) -> Result<ChannelMix> {
     let name = c.str_or("hidden_act", "sqrelu")?;
-    let activation = Activation::from_name(name).ok_or_else(|| c.error("hidden_act", format!("{name} is not known")))?;
+    let activation =
+        Activation::from_name(name).ok_or_else(|| c.error("hidden_act", format!("{name} is not known")))?;
     // the library's default width: a multiple of 32
     let wide = (hidden as f32 * c.f32_or("hidden_ratio", 4.0f32)?) as i32;
     Ok(ChannelMix { hidden, inner: size_or(c, "intermediate_size", (wide + 31) / 32 * 32)?, activation, slot })

@@ -1,10 +1,6 @@
 //! Seed-OSS: llama with separate switches for the biases of q, k, v and of the output.
 
-use super::Family;
-use super::common::{attention, dims, llama_shape, tied_checkpoint, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::Blueprint;
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["seed_oss"], blueprint, checkpoint: tied_checkpoint };
 

@@ -1,11 +1,6 @@
 //! Spark 2.5: fused projections, a sigmoid gate per head, three sliding layers to one full, an exact-GELU gate.
 
-use super::Family;
-use super::common::{dims, rms, size_or, swiglu, tied_checkpoint, tied_or};
-use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Branch, FusedQkv, Layer, OutputGate, Rope};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["spark2_5"], blueprint, checkpoint };
 

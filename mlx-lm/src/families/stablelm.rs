@@ -1,11 +1,6 @@
 //! StableLM: layer norm, part of each head rotates; StableLM 2 12B runs its branches in parallel and norms q and k.
 
-use super::Family;
-use super::common::{dims, plain_checkpoint, size, size_or, swiglu};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, Layer, Norm, QkNormKind, Rope};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["stablelm"], blueprint, checkpoint };
 
@@ -13,8 +8,12 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
     let norm = Norm::layer(c.f32_or("layer_norm_eps", 1e-5f32)?, true);
     let head_dim = d.hidden / d.heads;
-    let mut mixer = Attention::new(d.hidden, d.heads, d.kv_heads, head_dim)
-        .rope(Rope::partial(&c.rope()?, head_dim, 0.25, 10_000.0));
+    let mut mixer = Attention::new(d.hidden, d.heads, d.kv_heads, head_dim).rope(Rope::partial(
+        &c.rope()?,
+        head_dim,
+        0.25,
+        10_000.0,
+    ));
     mixer.qkv_bias = c.flag_or("use_qkv_bias", false)?;
     mixer.f32_scores = true;
     if c.flag_or("qk_layernorm", false)? {
@@ -22,10 +21,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         mixer = mixer.qk_norm_named(kind, Norm::layer(norm.eps, false), "q_layernorm", "k_layernorm", false);
     }
     let layer = if c.flag_or("use_parallel_residual", false)? {
-        let branches = [
-            Branch::mixer("", norm, "self_attn", mixer).no_norm(),
-            Branch::ffn("", norm, "mlp", swiglu(&d)).no_norm(),
-        ];
+        let branches =
+            [Branch::mixer("", norm, "self_attn", mixer).no_norm(), Branch::ffn("", norm, "mlp", swiglu(&d)).no_norm()];
         Layer::parallel(Some(("input_layernorm".into(), norm)), branches)
     } else {
         Layer::sequential([

@@ -1,10 +1,6 @@
 //! StarCoder 2: layer norm, biases everywhere, a plain GELU MLP.
 
-use super::Family;
-use super::common::{attention, dims, tied_checkpoint, tied_or};
-use crate::Result;
-use crate::blueprint::{Activation, Blueprint, Branch, Layer, Mlp, Norm, Rope};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["starcoder2"], blueprint, checkpoint: tied_checkpoint };
 

@@ -1,11 +1,6 @@
 //! Step 3.5: per-head gates on attention, other head counts on sliding layers, rotary settings per layer, clipped SwiGLU.
 
-use super::Family;
-use super::common::{Dims, dims, drop_extra_layers, llama_layer, rms, size, size_or, sliding_layers};
-use crate::Result;
-use crate::blueprint::{Activation, Attention, Blueprint, Clip, Experts, Mlp, Moe, OutputGate, QkNormKind, Rope, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["step3p5"], blueprint, checkpoint };
 
@@ -18,7 +13,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     };
     let limits = |key: &str| c.opt_f64s(key).map(Option::unwrap_or_default);
     let (routed, shared) = (limits("swiglu_limits")?, limits("swiglu_limits_shared")?);
-    let limit = |list: &[f64], i: i32| list.get(i as usize).map(|&l| l as f32).filter(|&l| l > 0.0).map(Clip::Activated);
+    let limit =
+        |list: &[f64], i: i32| list.get(i as usize).map(|&l| l as f32).filter(|&l| l > 0.0).map(Clip::Activated);
     let layers = (0..d.layers)
         .map(|i| {
             let mixer = mixer(c, &d, i as usize, slides[i as usize])?;

@@ -1,12 +1,7 @@
 //! Talkie: norms without weights, the opposite direction of rotation, learned gains on queries, branches and logits, and the
 //! embeddings added again by every layer.
 
-use super::Family;
-use super::common::{dims};
-use crate::Result;
-use crate::blueprint::{Attention, Blueprint, Branch, BranchPart, EmbedSkip, KeepEmbeddings, Layer, Mlp, Norm, Projections, QkNormKind, Rope, RopeScaling};
-use crate::config::Config;
-use crate::weights::Tensors;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["talkie"], blueprint, checkpoint };
 
@@ -19,8 +14,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .rope(Rope { scaling: RopeScaling::Wavelengths(backwards), ..Rope::plain(d.head_dim, base) })
         .qk_norm_named(QkNormKind::PerHead, norm, "q_norm", "k_norm", true)
         .output("attn_resid");
-    mixer.projections =
-        Projections::Separate { q: "attn_query".into(), k: "attn_key".into(), v: "attn_value".into() };
+    mixer.projections = Projections::Separate { q: "attn_query".into(), k: "attn_key".into(), v: "attn_value".into() };
     mixer.q_gain = Some("head_gain.head_g".into());
     let mlp = Mlp::swiglu(d.hidden, d.inner).gated_as("mlp_gate", "mlp_linear", "mlp_resid");
     let skip = Branch::new(None, "", BranchPart::Ffn(std::rc::Rc::new(EmbedSkip)));

@@ -1,10 +1,6 @@
 //! TeleChat3: llama whose head is untied by default.
 
-use super::Family;
-use super::common::{attention, dims, llama_shape, plain_checkpoint, swiglu, tied_or};
-use crate::Result;
-use crate::blueprint::Blueprint;
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["telechat3"], blueprint, checkpoint: plain_checkpoint };
 

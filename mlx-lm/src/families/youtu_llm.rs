@@ -1,11 +1,7 @@
 //! Youtu-LLM: the llama shape with latent attention.
 
-use super::Family;
-use super::common::{Dims, dims, llama_layer, rms, tied_checkpoint, tied_or};
 use super::deepseek_v3;
-use crate::Result;
-use crate::blueprint::{Blueprint, Mla, MlaLayout, Mlp, Rope};
-use crate::config::Config;
+use super::prelude::*;
 
 pub const FAMILY: Family = Family { model_types: &["youtu_llm"], blueprint, checkpoint: tied_checkpoint };
 
