@@ -188,6 +188,32 @@ fn recurrent_and_latent_layers_equal_those_on_the_cpu() {
 }
 
 #[test]
+fn packed_caches_decode_as_on_the_cpu() {
+    if !card("packed_caches_decode_as_on_the_cpu") {
+        return;
+    }
+    // plain and rotating caches, many queries a key
+    let many = json!({ "num_attention_heads": 12, "num_key_value_heads": 1 });
+    let all_models = models().into_iter().map(|m| (m.0, m.1)).chain([("many queries", config(many))]);
+    for (name, c) in all_models.filter(|m| ["llama", "gemma3", "many queries"].contains(&m.0)) {
+        let model = load(&c, None);
+        let d = &model.decoder;
+        let all = ids(2, 40);
+        let run = || {
+            let mut caches = d.caches().unwrap();
+            d.forward(&all.slice_axis(1, 0..20), &mut caches).eval().unwrap();
+            mlx_lm::cache::quantize(&mut caches, mlx_lm::cache::KvQuant::new(8, 64)).unwrap();
+            (20..40).map(|t| floats(&d.forward_last(&all.slice_axis(1, t..t + 1), &mut caches))).collect::<Vec<_>>()
+        };
+        let want = mx::with_device(mx::Device::Cpu, run);
+        for (t, (got, want)) in run().iter().zip(&want).enumerate() {
+            let e = error(got, want);
+            assert!(e < 4e-2, "{name}, step {t}: {e:e}");
+        }
+    }
+}
+
+#[test]
 fn rows_of_unequal_length_decode_as_alone() {
     if !card("rows_of_unequal_length_decode_as_alone") {
         return;

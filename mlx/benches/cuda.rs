@@ -94,7 +94,7 @@ fn gemv(name: &str, n: i32, k: i32, m: i32, quant: Option<Quant>, norm: bool, ga
     );
 }
 
-fn attention(name: &str, heads: i32, kv: i32, d: i32, batch: i32, keys: i32) {
+fn attention(name: &str, [heads, kv, d]: [i32; 3], batch: i32, keys: i32, quant: Option<Quant>) {
     let bf = Dtype::Bfloat16;
     let layers = 24usize;
     let shape = [batch, kv, (keys + 256) / 256 * 256, d];
@@ -102,8 +102,17 @@ fn attention(name: &str, heads: i32, kv: i32, d: i32, batch: i32, keys: i32) {
     let mut caches: Vec<KvBuffers> = (0..layers)
         .map(|_| {
             let (k, v) = (fresh(), fresh());
-            mx::eval([&k, &v]).unwrap();
-            KvBuffers::new(k, v)
+            let Some(q) = quant else {
+                mx::eval([&k, &v]).unwrap();
+                return KvBuffers::new(k, v);
+            };
+            let side = |a: &Array| {
+                let (words, scales, biases) = mx::quantize(a, q);
+                let all = [words, scales, biases.unwrap()];
+                mx::eval(&all).unwrap();
+                all
+            };
+            KvBuffers::packed(side(&k), side(&v), [q, q])
         })
         .collect();
     let qkv = mx::random::normal([batch, (heads + 2 * kv) * d], bf, 0.0, 1.0, None);
@@ -130,7 +139,8 @@ fn attention(name: &str, heads: i32, kv: i32, d: i32, batch: i32, keys: i32) {
         }
         y
     });
-    let bytes = (2 * batch * kv * keys * d * 2) as f64;
+    let whole = (2 * batch * kv * keys * d * 2) as f64;
+    let bytes = quant.map_or(whole, |q| whole / 16.0 * (q.bits as f64 + 32.0 / q.group_size as f64));
     println!(
         "{name:24} b {batch:2} keys {keys:6} {:>7.2} us {:>5.0} GB/s (with the op that joins the chain)",
         t * 1e6,
@@ -341,11 +351,15 @@ fn main() {
     }
     if wanted("attention") {
         for keys in [512, 2048, 8192, 32768] {
-            attention("8b attention", 32, 8, 128, 1, keys);
+            attention("8b attention", [32, 8, 128], 1, keys, None);
+            attention("8b attention, q8", [32, 8, 128], 1, keys, q8);
+            attention("8b attention, q4", [32, 8, 128], 1, keys, q4);
         }
-        attention("0.6b attention", 16, 8, 128, 1, 512);
-        attention("1b attention", 32, 8, 64, 1, 512);
-        attention("8b attention", 32, 8, 128, 8, 512);
-        attention("8b attention", 32, 8, 128, 8, 4096);
+        attention("0.6b attention", [16, 8, 128], 1, 512, None);
+        attention("1b attention", [32, 8, 64], 1, 512, None);
+        attention("8b attention", [32, 8, 128], 8, 512, None);
+        attention("8b attention", [32, 8, 128], 8, 4096, None);
+        attention("16 queries a key", [32, 2, 128], 1, 512, None);
+        attention("16 queries a key", [32, 2, 128], 1, 8192, None);
     }
 }

@@ -73,11 +73,8 @@ impl KvCache {
             let (keys, values) = self.reserve(&k, &v);
             self.buffers = Some(KvBuffers::new(keys, values));
         }
-        if self.starts.is_none() && !self.padding.is_empty() {
-            // no array of a few bytes: those lie where the host could touch them
-            let mut starts = self.padding.of(rows as usize);
-            starts.resize(starts.len().max(16), 0);
-            self.starts = Some(Array::from(starts));
+        if self.starts.is_none() {
+            self.starts = self.padding.starts();
         }
         let Some(buffers) = &mut self.buffers else { unreachable!("reserved above") };
         let place = match &self.starts {

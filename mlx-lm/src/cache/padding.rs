@@ -16,6 +16,13 @@ impl Padding {
     pub fn of(&self, rows: usize) -> Vec<i32> {
         if self.0.is_empty() { vec![0; rows] } else { self.0.clone() }
     }
+    /// [`of`](Self::of) as kernels read it, `None` where no row has any.
+    pub fn starts(&self) -> Option<Array> {
+        // no array of a few bytes: those lie where the host could touch them
+        let mut starts = self.0.clone();
+        starts.resize(starts.len().max(16), 0);
+        (!self.is_empty()).then(|| Array::from(starts))
+    }
     pub fn new(rows: Vec<i32>) -> Self {
         Padding(if rows.iter().all(|&p| p == 0) { Vec::new() } else { rows })
     }

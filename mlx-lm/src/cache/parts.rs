@@ -83,16 +83,24 @@ impl Form {
 }
 
 impl Parts {
-    /// Keys and values as they are.
-    pub fn dense((k, v): (Array, Array)) -> Parts {
-        Parts(vec![k, v])
-    }
-    /// Buffers of keys and values as they are, for steps of one kernel; `None` of packed ones.
-    pub fn live(&self) -> Option<KvBuffers> {
-        match &self.0[..] {
-            [k, v] => Some(KvBuffers::new(k.clone(), v.clone())),
+    /// The same for steps of one kernel.
+    pub fn live(&self, form: Form) -> Option<KvBuffers> {
+        match (&self.0[..], form) {
+            ([k, v], Form::Dense) => Some(KvBuffers::new(k.clone(), v.clone())),
+            ([a, b, c, d, e, f], Form::Packed { keys, values }) => {
+                let [k, v] = [[a, b, c], [d, e, f]].map(|side| side.map(Array::clone));
+                Some(KvBuffers::packed(k, v, [keys, values]))
+            }
             _ => None,
         }
+    }
+    /// What such steps have left, for reading.
+    pub fn of(live: &KvBuffers) -> Parts {
+        Parts(live.all().into_vec())
+    }
+    /// And for writing.
+    pub fn from_live(live: KvBuffers) -> Parts {
+        Parts(live.into_all().into_vec())
     }
     /// Tokens in the buffers.
     pub fn len(&self) -> i32 {

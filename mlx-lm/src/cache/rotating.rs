@@ -15,7 +15,7 @@ use mlx::{self as mx, Array, Dtype};
 #[derive(Debug, Clone)]
 pub struct RotatingKvCache {
     buffers: Option<Parts>,
-    /// Dense buffers that steps of one kernel write; `buffers` is then empty.
+    /// Buffers that steps of one kernel write; `buffers` is then empty.
     live: Option<KvBuffers>,
     form: Form,
     dtype: Dtype,
@@ -27,13 +27,26 @@ pub struct RotatingKvCache {
     head: i32,
     /// Of rows in a batch: how far each row's position lies behind `offset`. What a row has not filled is hidden.
     padding: Padding,
+    /// The padding as a decode kernel reads it.
+    starts: Option<Array>,
 }
 
 impl RotatingKvCache {
     pub fn new(size: i32, keep: i32) -> Self {
         let (form, dtype) = (Form::Dense, Dtype::Float32);
         let padding = Padding::default();
-        RotatingKvCache { buffers: None, live: None, form, dtype, size, keep, offset: 0, head: 0, padding }
+        RotatingKvCache {
+            buffers: None,
+            live: None,
+            form,
+            dtype,
+            size,
+            keep,
+            offset: 0,
+            head: 0,
+            padding,
+            starts: None,
+        }
     }
 
     /// The same tokens packed, and new ones as they come.
@@ -59,7 +72,7 @@ impl RotatingKvCache {
     /// Handles to the buffers, for reading.
     fn parts(&self) -> Option<Parts> {
         match &self.live {
-            Some(live) => Some(Parts::dense(live.arrays())),
+            Some(live) => Some(Parts::of(live)),
             None => self.buffers.clone(),
         }
     }
@@ -67,7 +80,7 @@ impl RotatingKvCache {
     /// The buffers, for writing by array ops.
     fn take(&mut self) -> Option<Parts> {
         match self.live.take() {
-            Some(live) => Some(Parts::dense(live.into_arrays())),
+            Some(live) => Some(Parts::from_live(live)),
             None => self.buffers.take(),
         }
     }
@@ -237,6 +250,7 @@ impl Cache for RotatingKvCache {
         self.buffers = Some(x.zip(&y, |x, y| mx::concatenate(&[padded(x), padded(y)], 0)));
         (self.offset, self.head) = (offset, len);
         self.padding = Padding::join((a, da), (b, db));
+        self.starts = None;
         Ok(())
     }
     fn keep_rows(&mut self, rows: &[usize]) -> Result<()> {
@@ -249,6 +263,7 @@ impl Cache for RotatingKvCache {
         self.buffers = Some(all.slice(all.len() - len..all.len()).map(|a| take_rows(&a, rows)));
         self.head = len;
         self.padding = padding;
+        self.starts = None;
         Ok(())
     }
     fn state(&self) -> State {
@@ -274,12 +289,12 @@ impl Cache for RotatingKvCache {
 impl Decode for RotatingKvCache {
     fn is_decodable(&self, rows: i32, dtype: Dtype, a: &DecodeAttention<'_>) -> bool {
         // the ring is the window: no slot that is filled is hidden
-        let whole = a.window.is_none_or(|w| w >= self.size) && self.padding.is_empty() && self.form == Form::Dense;
+        let whole = a.window.is_none_or(|w| w >= self.size);
         whole
             && match &self.live {
                 Some(live) => live.rows() == rows && live.is_supported(dtype, a),
                 None => {
-                    let soon = self.buffers.as_ref().and_then(Parts::live);
+                    let soon = self.buffers.as_ref().and_then(|b| b.live(self.form));
                     soon.is_some_and(|b| b.rows() == rows && b.is_supported(dtype, a))
                 }
             }
@@ -287,16 +302,23 @@ impl Decode for RotatingKvCache {
 
     fn decode(&mut self, qkv: &Array, a: &DecodeAttention<'_>) -> Array {
         let one = mx::zeros([qkv.dim(0), a.kv_heads, 1, a.head_dim], qkv.dtype());
-        self.turn(&Parts::dense((one.clone(), one)));
+        self.turn(&self.form.store(one.clone(), one));
         if let Some(parts) = self.buffers.take() {
-            self.live = parts.live();
+            self.live = parts.live(self.form);
+        }
+        if self.starts.is_none() {
+            self.starts = self.padding.starts();
         }
         let (slot, position) = (self.head, self.offset);
         self.offset += 1;
         self.head += 1;
         let Some(live) = &mut self.live else { unreachable!("there are buffers after a turn") };
         let seen = self.offset.min(live.capacity());
-        live.attend(qkv, Place::Ring { slot, position, seen }, &DecodeAttention { window: None, ..*a })
+        let place = match &self.starts {
+            None => Place::Ring { slot, position, seen },
+            Some(starts) => Place::PaddedRing { slot, position, seen, starts },
+        };
+        live.attend(qkv, place, &DecodeAttention { window: None, ..*a })
     }
 }
 
@@ -372,6 +394,7 @@ impl RotatingKvCache {
         let dtype = buffers.as_ref().map_or(Dtype::Float32, |b| b.arrays()[usize::from(form != Form::Dense)].dtype());
         let sane = size > 0 && (0..size).contains(&keep) && (0..=len).contains(&head) && offset >= 0;
         let padding = Padding::default();
-        sane.then_some(RotatingKvCache { buffers, live: None, form, dtype, size, keep, offset, head, padding })
+        let starts = None;
+        sane.then_some(RotatingKvCache { buffers, live: None, form, dtype, size, keep, offset, head, padding, starts })
     }
 }

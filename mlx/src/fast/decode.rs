@@ -7,7 +7,8 @@
 use super::cuda::{self, attention};
 use super::{Mask, Sdpa, rms_norm, scaled_dot_product_attention};
 use crate::error::refuse;
-use crate::{Array, Dtype, concatenate};
+use crate::{Array, Dtype, Quant, QuantMode, concatenate, dequantize, quantize};
+use smallvec::{SmallVec, smallvec};
 use std::cell::RefCell;
 
 /// Rotation of the first `dims` features of each head.
@@ -50,6 +51,8 @@ pub enum Place<'a> {
     Padded(i32, &'a Array),
     /// A ring: the token at `position` goes into `slot` and sees all of the first `seen` slots, whatever their order.
     Ring { slot: i32, position: i32, seen: i32 },
+    /// A ring whose row b sees only tokens from number `starts[b]` on, from which its positions count.
+    PaddedRing { slot: i32, position: i32, seen: i32, starts: &'a Array },
 }
 
 impl Place<'_> {
@@ -57,16 +60,33 @@ impl Place<'_> {
     pub(super) fn numbers(&self) -> [i32; 3] {
         match *self {
             Place::At(slot) | Place::Padded(slot, _) => [slot; 3],
-            Place::Ring { slot, position, seen } => [slot, seen - 1, position],
+            Place::Ring { slot, position, seen } | Place::PaddedRing { slot, position, seen, .. } => {
+                [slot, seen - 1, position]
+            }
         }
+    }
+
+    /// Which number of tokens before each row's first, if rows differ.
+    pub(super) fn starts(&self) -> Option<&Array> {
+        match self {
+            Place::Padded(_, starts) | Place::PaddedRing { starts, .. } => Some(starts),
+            Place::At(_) | Place::Ring { .. } => None,
+        }
+    }
+
+    /// Slots of a ring whose rows differ, else 0.
+    pub(super) fn ring(&self) -> i32 {
+        if let Place::PaddedRing { seen, .. } = *self { seen } else { 0 }
     }
 }
 
-/// Keys and values [B, Hkv, T, D] of one layer, in buffers that a decode step may write in place.
+/// Keys and values [B, Hkv, T, D] of one layer, as they are or packed along D, in buffers that a decode step may write in
+/// place.
 #[derive(Debug)]
 pub struct KvBuffers {
-    pub(super) keys: Array,
-    pub(super) values: Array,
+    /// Keys and values; or words, scales and biases of both.
+    pub(super) arrays: SmallVec<[Array; 2]>,
+    quant: Option<[Quant; 2]>,
     /// Counters of the kernel's last stage: zeros between launches.
     counters: Option<Array>,
     /// The result of the last in-place step, until it is known to be queued.
@@ -78,44 +98,65 @@ pub struct KvBuffers {
 impl Clone for KvBuffers {
     /// Shares the buffers; whoever writes first copies.
     fn clone(&self) -> Self {
-        let (keys, values) = self.arrays();
-        KvBuffers { keys, values, counters: None, pending: RefCell::default(), foreign: true }
+        KvBuffers::of(self.all(), self.quant)
     }
 }
 
 impl KvBuffers {
-    pub fn new(keys: Array, values: Array) -> Self {
-        KvBuffers { keys, values, counters: None, pending: RefCell::default(), foreign: true }
+    fn of(arrays: SmallVec<[Array; 2]>, quant: Option<[Quant; 2]>) -> Self {
+        KvBuffers { arrays, quant, counters: None, pending: RefCell::default(), foreign: true }
     }
 
-    /// Handles to both buffers, for reading. Waits for the last step: its write is not part of their graph.
-    pub fn arrays(&self) -> (Array, Array) {
+    pub fn new(keys: Array, values: Array) -> Self {
+        KvBuffers::of(smallvec![keys, values], None)
+    }
+
+    /// Keys and values that [`quantize`] packed: words, scales and biases of each, in affine mode.
+    pub fn packed(keys: [Array; 3], values: [Array; 3], quant: [Quant; 2]) -> Self {
+        KvBuffers::of(keys.into_iter().chain(values).collect(), Some(quant))
+    }
+
+    /// Handles to all buffers, for reading: two, or six of packed ones. Waits for the last step: its write is not part of
+    /// their graph.
+    pub fn all(&self) -> SmallVec<[Array; 2]> {
         if let Some(p) = self.pending.take() {
             // a failure shows again where the result is used
             let _ = p.eval();
         }
-        (self.keys.clone(), self.values.clone())
+        self.arrays.clone()
+    }
+
+    /// [`all`](Self::all) of keys and values that are not packed; the first two of packed ones.
+    pub fn arrays(&self) -> (Array, Array) {
+        let all = self.all();
+        (all[0].clone(), all[1].clone())
     }
 
     /// Takes the buffers to write them by array ops, which copy what others still hold.
-    pub fn into_arrays(self) -> (Array, Array) {
+    pub fn into_all(self) -> SmallVec<[Array; 2]> {
         self.settle();
-        (self.keys, self.values)
+        self.arrays
+    }
+
+    /// [`into_all`](Self::into_all) of keys and values that are not packed; the first two of packed ones.
+    pub fn into_arrays(self) -> (Array, Array) {
+        let mut all = self.into_all();
+        (all.remove(0), all.remove(0))
     }
 
     /// Rows B of the batch.
     pub fn rows(&self) -> i32 {
-        self.keys.dim(0)
+        self.arrays[0].dim(0)
     }
 
     /// Slots T.
     pub fn capacity(&self) -> i32 {
-        self.keys.dim(2)
+        self.arrays[0].dim(2)
     }
 
-    /// Bytes of both buffers.
+    /// Bytes of all buffers.
     pub fn nbytes(&self) -> usize {
-        self.keys.nbytes() + self.values.nbytes()
+        self.arrays.iter().map(Array::nbytes).sum()
     }
 
     /// Tells that slots behind a new end will be written again, while older views of them may live.
@@ -135,23 +176,21 @@ impl KvBuffers {
     /// and nowhere else.
     pub(super) fn own(&mut self) {
         let held = |a: &Array| a.use_count() > 1;
-        if held(&self.keys) || held(&self.values) {
+        if self.arrays.iter().any(held) {
             // the last step may not be evaluated yet: then its node holds the buffers
             self.settle();
         }
-        let mut copy = held(&self.keys) || held(&self.values);
+        let mut copy = self.arrays.iter().any(held);
         if self.foreign && !copy {
             self.settle();
             // layout and owners of a buffer are known once it is queued; a failure shows again where it is used
-            let _ = crate::async_eval([&self.keys, &self.values]);
-            let fine = |a: &Array| a.is_row_contiguous() && a.data_use_count() == 1;
-            copy = !fine(&self.keys) || !fine(&self.values);
+            let _ = crate::async_eval(&self.arrays);
+            copy = !self.arrays.iter().all(|a| a.is_row_contiguous() && a.data_use_count() == 1);
         }
         if copy {
             self.settle();
             // a sum is a new buffer, a copy may be the old one
-            let fresh = |a: &Array| crate::contiguous(a) + 0;
-            (self.keys, self.values) = (fresh(&self.keys), fresh(&self.values));
+            self.arrays.iter_mut().for_each(|a| *a = crate::contiguous(&*a) + 0);
         }
         self.foreign = false;
     }
@@ -163,14 +202,14 @@ impl KvBuffers {
         self.check(qkv, place, a);
         if self.is_supported(qkv.dtype(), a)
             && !cuda::is_traced(qkv)
-            && !cuda::is_traced(&self.keys)
+            && !cuda::is_traced(&self.arrays[0])
             && let Some(gpu) = cuda::current_gpu()
         {
             self.own();
-            let groups = self.keys.dim(0) * self.keys.dim(1);
+            let groups = self.rows() * a.kv_heads;
             // small arrays live in memory that the host may touch: keep them larger
             let counters = self.counters.get_or_insert_with(|| crate::zeros([groups.max(64)], Dtype::Int32));
-            if let Some(out) = attention::attend(gpu, qkv, (&self.keys, &self.values), counters, place, a) {
+            if let Some(out) = attention::attend(gpu, qkv, (&self.arrays, self.quant), counters, place, a) {
                 *self.pending.get_mut() = Some(out.clone());
                 return out;
             }
@@ -180,18 +219,36 @@ impl KvBuffers {
 
     /// Whether one kernel does the whole step here, for projections of this dtype.
     pub fn is_supported(&self, dtype: Dtype, a: &DecodeAttention<'_>) -> bool {
-        let same = [a.qk_norm.map(|n| n.0), a.qk_norm.map(|n| n.1), a.sinks, Some(&self.keys), Some(&self.values)];
+        let same = [a.qk_norm.map(|n| n.0), a.qk_norm.map(|n| n.1), a.sinks];
+        // words are whole numbers, everything beside them has the type of the projections
+        let mut sides = self.arrays.iter().enumerate().filter(|(i, _)| self.quant.is_none() || i % 3 > 0);
         cuda::current_gpu().is_some()
             && cuda::is_half(dtype)
             && same.iter().flatten().all(|x| x.dtype() == dtype)
-            && attention::is_supported(a)
+            && sides.all(|(_, x)| x.dtype() == dtype)
+            && attention::is_supported(a, self.quant)
     }
 
     #[track_caller]
     fn check(&self, qkv: &Array, place: Place<'_>, a: &DecodeAttention<'_>) {
-        let &[b, h, t, d] = self.keys.shape() else { refuse("attend", format!("keys {:?}", self.keys.shape())) };
-        let fits = self.values.shape() == self.keys.shape()
-            && (h, d) == (a.kv_heads, a.head_dim)
+        let first = &self.arrays[0];
+        let &[b, h, t, _] = first.shape() else { refuse("attend", format!("keys {:?}", first.shape())) };
+        let d = a.head_dim;
+        let side = |arrays: &[Array], q: Option<Quant>| match q {
+            None => arrays.iter().all(|x| x.shape() == [b, h, t, d]),
+            Some(q) => {
+                let groups = [b, h, t, d / q.group_size];
+                q.mode == QuantMode::Affine
+                    && d % q.group_size == 0
+                    && arrays[0].shape() == [b, h, t, d / 32 * q.bits]
+                    && arrays[0].dtype() == Dtype::Uint32
+                    && arrays[1..].iter().all(|x| x.shape() == groups)
+            }
+        };
+        let halves = self.arrays.split_at(self.arrays.len() / 2);
+        let fits = side(halves.0, self.quant.map(|q| q[0]))
+            && side(halves.1, self.quant.map(|q| q[1]))
+            && h == a.kv_heads
             && a.heads > 0
             && h > 0
             && a.heads % h == 0
@@ -212,21 +269,48 @@ impl KvBuffers {
                 Place::Ring { slot, position, seen } => {
                     (0..seen).contains(&slot) && seen <= t && position >= 0 && a.window.is_none()
                 }
+                Place::PaddedRing { slot, position, seen, starts } => {
+                    (0..seen).contains(&slot)
+                        && seen <= t
+                        && position >= 0
+                        && a.window.is_none()
+                        && starts.ndim() == 1
+                        && starts.dim(0) >= b
+                        && starts.dtype() == Dtype::Int32
+                }
             };
         if !fits {
             refuse(
                 "attend",
-                format!("qkv {:?}, keys {:?}, {place:?} do not belong to {a:?}", qkv.shape(), self.keys.shape()),
+                format!("qkv {:?}, keys {:?}, {place:?} do not belong to {a:?}", qkv.shape(), first.shape()),
             );
         }
+    }
+
+    /// Writes k and v [B, Hkv, 1, D] to a slot by array ops; all keys and values, as they are.
+    fn append(&mut self, slot: i32, new: [&Array; 2]) -> (Array, Array) {
+        let Some(quant) = self.quant else {
+            self.arrays.iter_mut().zip(new).for_each(|(a, n)| a.update_axis(2, slot..slot + 1, n));
+            return (self.arrays[0].clone(), self.arrays[1].clone());
+        };
+        let mut side = |i: usize| {
+            let (words, scales, biases) = quantize(new[i], quant[i]);
+            let parts = [Some(words), Some(scales), biases];
+            for (a, n) in self.arrays[3 * i..].iter_mut().zip(parts.iter().flatten()) {
+                a.update_axis(2, slot..slot + 1, n);
+            }
+            let all = &self.arrays[3 * i..];
+            dequantize(&all[0], &all[1], Some(&all[2]), quant[i], Some(new[i].dtype()))
+        };
+        (side(0), side(1))
     }
 
     /// [`attend`](Self::attend) from plain ops.
     #[track_caller]
     pub fn attend_plain(&mut self, qkv: &Array, place: Place<'_>, a: &DecodeAttention<'_>) -> Array {
         self.settle();
-        let [b, hk, t, d] = self.keys.dims();
-        let (h, dtype) = (a.heads, qkv.dtype());
+        let [b, hk, t, _] = self.arrays[0].dims();
+        let (h, d, dtype) = (a.heads, a.head_dim, qkv.dtype());
         let parts = qkv.reshape([b, h + 2 * hk, d]).split_at(&[h, h + hk], 1);
         let [q, k, v] = parts.as_slice() else { refuse("attend", "qkv has three parts") };
         let (mut q, mut k) = (q.clone(), k.clone());
@@ -234,40 +318,41 @@ impl KvBuffers {
             (q, k) = (rms_norm(&q, Some(qn), eps), rms_norm(&k, Some(kn), eps));
         }
         let [slot, last, position] = place.numbers();
-        let starts = match place {
-            Place::Padded(_, starts) => starts.slice_axis(0, 0..b),
-            _ => crate::zeros([b], Dtype::Int32),
-        };
+        let none = || crate::zeros([b], Dtype::Int32);
+        let starts = place.starts().map_or_else(none, |starts| starts.slice_axis(0, 0..b));
         if let Some(r) = a.rotation {
             let angle = (position - &starts).astype(Dtype::Float32).reshape([b, 1, 1]) * r.radians;
             (q, k) = (rotate(&q, &angle, r), rotate(&k, &angle, r));
         }
-        self.keys.update_axis(2, slot..slot + 1, &k.expand_dims(2).astype(dtype));
-        self.values.update_axis(2, slot..slot + 1, &v.expand_dims(2));
+        let (keys, values) = self.append(slot, [&k.expand_dims(2).astype(dtype), &v.expand_dims(2)]);
         let at = crate::arange(0, t, 1, Some(Dtype::Int32)).reshape([1, t]);
         let first = a.window.map_or(0, |w| last + 1 - w);
+        // the number of the token in each slot
+        let token = match place {
+            Place::PaddedRing { seen, .. } => position - (slot - &at + at.gt(slot).astype(Dtype::Int32) * seen),
+            _ => at.clone(),
+        };
         let seen = at
             .less_equal(last)
             .logical_and(at.greater_equal(first))
-            .logical_and(at.greater_equal(starts.expand_dims(1)));
+            .logical_and(token.greater_equal(starts.expand_dims(1)));
         let seen = seen.reshape([b, 1, 1, t]);
         let q = q.astype(dtype).expand_dims(2);
         let o = match a.softcap {
             None => {
                 let mask = Mask::Array(seen);
                 let options = Sdpa { scale: a.scale, mask: Some(&mask), sinks: a.sinks, force_fused: false };
-                scaled_dot_product_attention(&q, &self.keys, &self.values, options)
+                scaled_dot_product_attention(&q, &keys, &values, options)
             }
             Some(cap) => {
                 let up = |x: &Array| crate::repeat(&x.astype(Dtype::Float32), h / hk, 1);
-                let s =
-                    (q.astype(Dtype::Float32).matmul(&up(&self.keys).swapaxes(-1, -2)) * a.scale / cap).tanh() * cap;
+                let s = (q.astype(Dtype::Float32).matmul(&up(&keys).swapaxes(-1, -2)) * a.scale / cap).tanh() * cap;
                 let mut s = crate::where_(&seen, &s, f32::NEG_INFINITY);
                 if let Some(sinks) = a.sinks {
                     let column = crate::repeat(&sinks.astype(Dtype::Float32).reshape([1, h, 1, 1]), b, 0);
                     s = concatenate(&[s, column], -1);
                 }
-                s.softmax(-1).slice_axis(-1, 0..t).matmul(&up(&self.values)).astype(dtype)
+                s.softmax(-1).slice_axis(-1, 0..t).matmul(&up(&values)).astype(dtype)
             }
         };
         let mut shape = qkv.shape().to_vec();

@@ -27,13 +27,14 @@ pub struct LatentAttention<'a> {
 impl KvBuffers {
     /// Whether kernels do the step here for projections of this dtype.
     pub fn is_latent_supported(&self, dtype: Dtype, a: &LatentAttention<'_>) -> bool {
-        let same = [Some(&self.keys), Some(&self.values), a.norm.map(|n| n.0)];
-        let [b, h, t, d] = self.keys.dims();
+        let [keys, values] = &self.arrays[..] else { return false };
+        let same = [Some(keys), Some(values), a.norm.map(|n| n.0)];
+        let [b, h, t, d] = keys.dims();
         cuda::current_gpu().is_some()
             && cuda::is_half(dtype)
             && same.iter().flatten().all(|x| x.dtype() == dtype && !cuda::is_traced(x))
             && (h, d) == (1, a.rank)
-            && self.values.shape() == [b, 1, t, a.rope]
+            && values.shape() == [b, 1, t, a.rope]
             && a.heads > 0
             && a.norm.is_none_or(|(w, _)| w.shape() == [d])
             && a.rotation.is_none_or(|r| r.radians.shape() == [a.rope / 2] && r.radians.dtype() == Dtype::Float32)
@@ -66,7 +67,7 @@ impl KvBuffers {
             Place::Padded(slot, starts) => {
                 (0..t).contains(&slot) && starts.ndim() == 1 && starts.dim(0) >= b && starts.dtype() == Dtype::Int32
             }
-            Place::Ring { .. } => false,
+            Place::Ring { .. } | Place::PaddedRing { .. } => false,
         };
         let fits = self.is_latent_supported(dtype, a)
             && row(&q, a.heads, a.rope)
@@ -82,7 +83,7 @@ impl KvBuffers {
         }
         let gpu = cuda::current_gpu()?;
         self.own();
-        let out = latent::attend(gpu, q, q_latent, kv, (&self.keys, &self.values), place, a)?;
+        let out = latent::attend(gpu, q, q_latent, kv, (&self.arrays[0], &self.arrays[1]), place, a)?;
         *self.pending.get_mut() = Some(out.clone());
         Some(out)
     }

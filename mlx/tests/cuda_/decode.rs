@@ -1,6 +1,6 @@
 use crate::tools::{card, error, fresh_seed, normal, poison};
 use mlx::fast::{DecodeAttention, KvBuffers, Place, Rotation};
-use mlx::{self as mx, Array, Device, Dtype};
+use mlx::{self as mx, Array, Device, Dtype, Quant};
 
 struct Case {
     batch: i32,
@@ -106,9 +106,19 @@ fn a_decode_step_equals_the_plain_form() {
     }
     fresh_seed();
     let at = [Place::At(0), Place::At(1), Place::At(15), Place::At(16), Place::At(300), Place::At(511)];
-    for (h, k, d) in
-        [(4, 2, 64), (8, 1, 128), (6, 2, 96), (8, 4, 256), (8, 1, 256), (3, 3, 32), (14, 2, 64), (4, 4, 160)]
-    {
+    for (h, k, d) in [
+        (4, 2, 64),
+        (8, 1, 128),
+        (6, 2, 96),
+        (8, 4, 256),
+        (8, 1, 256),
+        (3, 3, 32),
+        (14, 2, 64),
+        (4, 4, 160),
+        (9, 1, 64),
+        (32, 2, 128),
+        (24, 2, 96),
+    ] {
         check(&case(h, k, d), &at);
         check(&Case { norm: true, dtype: Dtype::Float16, ..case(h, k, d) }, &at[2..]);
     }
@@ -193,4 +203,102 @@ fn steps_built_before_any_is_evaluated_run_in_order() {
         let e = error(&got[i], &want);
         assert!(e < 8e-3, "step {i}: {e:e}");
     }
+}
+
+/// Both forms from the same packed caches through `places`; the plain one on the CPU.
+fn check_packed(c: &Case, [key_bits, value_bits, group]: [i32; 3], places: &[Place]) {
+    let quant = [Quant::affine(group, key_bits), Quant::affine(group, value_bits)];
+    let side = |q: Quant| {
+        let dense = normal(&[c.batch, c.kv_heads, c.capacity, c.d], c.dtype, 1.0);
+        let (words, scales, biases) = mx::with_device(Device::Cpu, || {
+            let all = mx::quantize(&dense, q);
+            mx::eval([&all.0, &all.1]).unwrap();
+            all
+        });
+        [words, scales, biases.unwrap()]
+    };
+    let (keys, values) = (side(quant[0]), side(quant[1]));
+    let copies = |a: &[Array; 3]| a.each_ref().map(|x| x + 0);
+    let mut fast = KvBuffers::packed(copies(&keys), copies(&values), quant);
+    let mut slow = mx::with_device(Device::Cpu, || KvBuffers::packed(copies(&keys), copies(&values), quant));
+    let r = radians(c.d);
+    let norms = (normal(&[c.d], c.dtype, 0.1) + 1.0, normal(&[c.d], c.dtype, 0.1) + 1.0);
+    mx::eval([&norms.0, &norms.1, &r]).unwrap();
+    let a = DecodeAttention {
+        heads: c.heads,
+        kv_heads: c.kv_heads,
+        head_dim: c.d,
+        scale: (c.d as f32).powf(-0.5),
+        rotation: Some(Rotation { radians: &r, traditional: false, feature_scale: 1.0 }),
+        qk_norm: c.norm.then_some((&norms.0, &norms.1, 1e-6)),
+        window: c.window,
+        softcap: None,
+        sinks: None,
+        next: None,
+    };
+    let dense = |b: &KvBuffers| {
+        let all = b.all();
+        let side = |i: usize| mx::dequantize(&all[i], &all[i + 1], Some(&all[i + 2]), quant[i / 3], Some(c.dtype));
+        [side(0), side(3)]
+    };
+    let (mut worst, mut stored) = (0f32, 0f32);
+    for place in places {
+        let qkv = normal(&[c.batch, (c.heads + 2 * c.kv_heads) * c.d], c.dtype, 1.0);
+        assert!(fast.is_supported(c.dtype, &a));
+        poison((c.batch * c.heads * c.d * 2) as usize);
+        let got = fast.attend(&qkv, *place, &a);
+        got.eval().unwrap();
+        let want = mx::with_device(Device::Cpu, || {
+            let out = slow.attend_plain(&qkv, *place, &a);
+            out.eval().unwrap();
+            out
+        });
+        worst = worst.max(error(&got, &want));
+        for (a, b) in dense(&fast).iter().zip(mx::with_device(Device::Cpu, || dense(&slow))) {
+            stored = stored.max(error(a, &b));
+        }
+    }
+    let what = format!("d {} {}/{} b {} bits {key_bits} {value_bits} group {group}", c.d, c.heads, c.kv_heads, c.batch);
+    println!("{what}: {worst:.1e}, caches {stored:.1e}");
+    // a code may fall to the other side where a rotated number rounds differently
+    assert!(worst < 1.5e-2 && stored < 1.5e-2, "{what} {places:?}: {worst:e}, caches {stored:e}");
+}
+
+#[test]
+fn packed_caches_are_read_and_written_as_they_are() {
+    if !card("packed_caches_are_read_and_written_as_they_are") {
+        return;
+    }
+    fresh_seed();
+    let at = [Place::At(0), Place::At(1), Place::At(15), Place::At(16), Place::At(300), Place::At(511)];
+    for (h, k, d, bits) in [
+        (4, 2, 64, [8, 8, 64]),
+        (8, 1, 128, [4, 4, 64]),
+        (6, 2, 96, [8, 4, 32]),
+        (8, 1, 256, [4, 8, 64]),
+        (32, 2, 128, [4, 4, 32]),
+        (4, 4, 128, [8, 8, 128]),
+    ] {
+        check_packed(&case(h, k, d), bits, &at);
+        check_packed(&Case { norm: true, dtype: Dtype::Float16, ..case(h, k, d) }, bits, &at[2..]);
+    }
+    check_packed(&Case { window: Some(37), ..case(4, 2, 64) }, [4, 4, 64], &at[2..]);
+    let starts = Array::from_slice(&[0, 3, 17, 0], 4);
+    let rows = [Place::Padded(17, &starts), Place::Padded(18, &starts), Place::Padded(300, &starts)];
+    check_packed(&Case { batch: 3, ..case(4, 2, 64) }, [8, 8, 32], &rows);
+}
+
+#[test]
+fn rows_of_a_ring_see_what_they_have_filled() {
+    if !card("rows_of_a_ring_see_what_they_have_filled") {
+        return;
+    }
+    fresh_seed();
+    let starts = Array::from_slice(&[0, 30, 61, 0], 4);
+    let ring = |slot, position, seen| Place::PaddedRing { slot, position, seen, starts: &starts };
+    // filling, full, wrapped around with rows that have not filled it, wrapped around twice
+    let places = [ring(62, 62, 63), ring(63, 63, 64), ring(0, 64, 64), ring(17, 81, 64), ring(20, 148, 64)];
+    check(&Case { batch: 3, capacity: 64, ..case(4, 2, 64) }, &places);
+    check(&Case { batch: 3, capacity: 64, norm: true, sinks: true, ..case(8, 1, 256) }, &places);
+    check_packed(&Case { batch: 3, capacity: 64, ..case(4, 2, 128) }, [8, 4, 64], &places);
 }

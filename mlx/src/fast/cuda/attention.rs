@@ -3,7 +3,7 @@
 use super::kernel::{Launch, Scalar};
 use super::{ATTENTION, COMMON, Gpu, Spec, Table, kernel};
 use crate::fast::decode::{DecodeAttention, Place};
-use crate::{Array, Dtype};
+use crate::{Array, Dtype, Quant};
 use smallvec::SmallVec;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,12 +19,14 @@ struct Attention {
     sinks: bool,
     starts: bool,
     next: bool,
+    /// Bits and group of keys and of values; 0 bits are not packed.
+    packed: [[u8; 2]; 2],
 }
 
 impl Spec for Attention {
     fn name(&self) -> String {
         format!(
-            "attention_{}_d{}g{}w{}_r{}{}n{}s{}p{}x{}",
+            "attention_{}_d{}g{}w{}_r{}{}n{}s{}p{}x{}_{:?}",
             if self.f16 { "f16" } else { "bf16" },
             self.head_dim,
             self.group,
@@ -34,7 +36,8 @@ impl Spec for Attention {
             self.norm as u8,
             self.sinks as u8,
             self.starts as u8,
-            self.next as u8
+            self.next as u8,
+            self.packed,
         )
     }
 
@@ -52,13 +55,36 @@ impl Spec for Attention {
         let arguments: String =
             optional.iter().map(|o| if o.0 { format!("{}, ", o.2) } else { "nullptr, ".into() }).collect();
         let threads = self.warps * 32;
+        let side = |i: usize, name: &str| match self.packed[i] {
+            [0, _] => (
+                format!("u8* {name}, "),
+                format!("Side{{{name}, nullptr, nullptr}}"),
+                format!("DenseRows<{}>", self.head_dim),
+            ),
+            [bits, group] => (
+                format!("u8* {name}, u16* {name}_s, u16* {name}_b, "),
+                format!("Side{{{name}, {name}_s, {name}_b}}"),
+                format!("PackedRows<{}, {bits}, {group}>", self.head_dim),
+            ),
+        };
+        let (keys, values) = (side(0, "kc"), side(1, "vc"));
         format!(
             "#define HALF {}\n{COMMON}{ATTENTION}\nextern \"C\" __global__ void __launch_bounds__({threads}) {name}(\
-             const u16* qkv, u16* kc, u16* vc, {parameters}u16* out, float* part, int slot, int last, int place, int cap, \
-             int window, int rot, float eps, float scale, float cap_logit, float feature, int next_bytes) {{\n\
-             attention<{}, {}, {}, {}>(qkv, kc, vc, {arguments}out, part, slot, last, place, cap, window, rot, eps, scale, \
-             cap_logit, feature, next_bytes);\n}}\n",
-            self.f16 as u8, self.head_dim, self.group, self.warps, self.traditional,
+             const u16* qkv, {}{}{parameters}u16* out, float* part, int slot, int last, int place, int cap, int ring, int \
+             window, int rot, float eps, float scale, float cap_logit, float feature, int next_bytes) {{\n\
+             attention<{}, {}, {}, {}, {}, {}>(qkv, {}, {}, {arguments}out, part, slot, last, place, cap, ring, window, rot, \
+             eps, scale, cap_logit, feature, next_bytes);\n}}\n",
+            self.f16 as u8,
+            keys.0,
+            values.0,
+            keys.2,
+            values.2,
+            self.head_dim,
+            self.group,
+            self.warps,
+            self.traditional,
+            keys.1,
+            values.1,
         )
     }
 }
@@ -66,10 +92,13 @@ impl Spec for Attention {
 thread_local! { static KERNELS: Table<Attention> = Table::default(); }
 
 /// Whether the kernel covers these sizes.
-pub(crate) fn is_supported(a: &DecodeAttention) -> bool {
-    let group = a.heads / a.kv_heads.max(1);
-    // the accumulators of all warps lie in 48 KiB of shared memory
-    a.head_dim % 32 == 0 && (32..=256).contains(&a.head_dim) && (1..=8).contains(&group)
+pub(crate) fn is_supported(a: &DecodeAttention, quant: Option<[Quant; 2]>) -> bool {
+    let (group, d) = (a.heads / a.kv_heads.max(1), a.head_dim);
+    // the accumulators of all warps lie in 48 KiB of shared memory, those of a warp in registers
+    d % 32 == 0
+        && (32..=256).contains(&d)
+        && (1..=if d > 128 { 8 } else { 16 }).contains(&group)
+        && quant.is_none_or(|q| q.iter().all(|q| matches!(q.bits, 4 | 8) && d % q.group_size == 0))
 }
 
 const WARPS: i32 = 4;
@@ -83,12 +112,12 @@ const PREFETCH: usize = 12 << 20;
 pub(crate) fn attend(
     gpu: &Gpu,
     qkv: &Array,
-    (keys, values): (&Array, &Array),
+    (buffers, quant): (&[Array], Option<[Quant; 2]>),
     counters: &Array,
     place: Place,
     a: &DecodeAttention,
 ) -> Option<Array> {
-    let [b, hk, cap, d] = keys.dims();
+    let ([b, hk, cap, _], d) = (buffers.first()?.dims(), a.head_dim);
     let group = a.heads / hk;
     let spec = Attention {
         f16: qkv.dtype() == Dtype::Float16,
@@ -99,24 +128,22 @@ pub(crate) fn attend(
         traditional: a.rotation.is_some_and(|r| r.traditional),
         norm: a.qk_norm.is_some(),
         sinks: a.sinks.is_some(),
-        starts: matches!(place, Place::Padded(..)),
+        starts: place.starts().is_some(),
         next: a.next.is_some(),
+        packed: quant.map_or([[0; 2]; 2], |q| q.map(|q| [q.bits as u8, q.group_size as u8])),
     };
     let kernel = kernel(&KERNELS, spec, gpu)?;
     let [slot, last, position] = place.numbers();
-    let starts = match place {
-        Place::Padded(_, starts) => Some(starts),
-        _ => None,
-    };
     // tiles of 16 keys: at least one a warp, at most as many blocks as fill the card three times
     let seen = a.window.map_or(last + 1, |w| w.min(last + 1)).max(1);
     let tiles = (seen + 15) / 16 + 1;
     let room = (gpu.multiprocessors * 3 / (b * hk)).clamp(1, 64);
     let splits = ((tiles + WARPS - 1) / WARPS).clamp(1, room);
-    let mut inputs: SmallVec<[&Array; 10]> = SmallVec::new();
-    inputs.extend([qkv, keys, values]);
+    let mut inputs: SmallVec<[&Array; 14]> = SmallVec::new();
+    inputs.push(qkv);
+    inputs.extend(buffers);
     let norms = [a.qk_norm.map(|n| n.0), a.qk_norm.map(|n| n.1)];
-    inputs.extend([a.rotation.map(|r| r.radians), norms[0], norms[1], a.sinks, starts].into_iter().flatten());
+    inputs.extend([a.rotation.map(|r| r.radians), norms[0], norms[1], a.sinks, place.starts()].into_iter().flatten());
     inputs.push(counters);
     inputs.extend(a.next);
     let scalars = [
@@ -124,6 +151,7 @@ pub(crate) fn attend(
         Scalar::Int(last),
         Scalar::Int(position),
         Scalar::Int(cap),
+        Scalar::Int(place.ring()),
         Scalar::Int(a.window.unwrap_or(0)),
         Scalar::Int(a.rotation.map_or(0, |r| 2 * r.radians.dim(0))),
         Scalar::Float(a.qk_norm.map_or(0.0, |n| n.2)),

@@ -86,10 +86,7 @@ pub(crate) fn attend(
     let [b, _, cap, _] = latents.dims();
     let [slot, last, position] = place.numbers();
     let groups = (a.heads + 15) / 16;
-    let starts = match place {
-        Place::Padded(_, starts) => Some(starts),
-        _ => None,
-    };
+    let starts = place.starts();
     // two steps a block at least, as many blocks as the card has processors at most
     let seen = a.window.map_or(last + 1, |w| w.min(last + 1)).max(1);
     let tiles = (seen + KEYS - 1) / KEYS + 1;
