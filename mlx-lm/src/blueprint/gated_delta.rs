@@ -19,6 +19,15 @@ pub struct DeltaHeads {
     pub eps: f32,
 }
 
+impl DeltaHeads {
+    /// Heads (of keys, of values), their widths, and taps of convolutions without a bias.
+    pub fn new(hidden: i32, heads: [i32; 2], widths: [i32; 2], conv: i32, eps: f32) -> Self {
+        let ([key_heads, value_heads], [key_dim, value_dim]) = (heads, widths);
+        let (conv, conv_bias, negative_eigenvalues) = (Some(conv), false, false);
+        DeltaHeads { hidden, key_heads, value_heads, key_dim, value_dim, conv, conv_bias, negative_eigenvalues, eps }
+    }
+}
+
 /// Linear attention whose state forgets by a gate per head and is written by the delta rule.
 #[derive(Debug, Clone)]
 pub struct GatedDelta {

@@ -1,6 +1,6 @@
 //! Mixtures of experts as data.
 
-use super::{Activation, Clip, Norm, Part};
+use super::{Activation, Clip, Mlp, Norm, Part};
 
 /// y = sum over the chosen experts of weight * expert(x), plus shared experts.
 #[derive(Debug, Clone)]
@@ -203,6 +203,15 @@ impl Moe {
             shared: None,
         }
     }
+    /// With shared experts of this width together, SwiGLU under `shared_experts`; 0 has none.
+    pub fn shared_experts(self, width: i32) -> Self {
+        if width == 0 {
+            return self;
+        }
+        let mlp = Mlp::swiglu(self.hidden, width).bias(self.bias);
+        self.shared("shared_experts", mlp, None)
+    }
+
     pub fn shared(mut self, name: &str, part: impl super::Spec, gate: Option<&str>) -> Self {
         self.shared =
             Some(Shared { name: name.into(), part: std::rc::Rc::new(part), gate: gate.map(Into::into), mix: None });

@@ -35,6 +35,28 @@ pub struct Mamba2 {
     pub dt_bias: bool,
 }
 
+impl Mamba2 {
+    /// As published: heads, their width and state, groups, taps; a norm over all channels of what the gate let through.
+    pub fn new(hidden: i32, [heads, head_dim, state, groups, kernel]: [i32; 5], eps: f32) -> Self {
+        Mamba2 {
+            hidden,
+            heads,
+            head_dim,
+            state,
+            groups,
+            kernel,
+            bias: [false; 2],
+            conv_bias: true,
+            dt_limit: (0.0, f32::INFINITY),
+            eps,
+            norm: GatedNorm::Whole,
+            gate_first: true,
+            skip: Skip::PerHead,
+            dt_bias: true,
+        }
+    }
+}
+
 /// `D`, a factor on what goes straight from input to output in [`Mamba2`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Skip {

@@ -57,6 +57,12 @@ impl Rope {
         Rope { dims, base, traditional: false, scaling: RopeScaling::None }
     }
 
+    /// The opposite direction of rotation.
+    pub fn backwards(dims: i32, base: f64) -> Self {
+        let lengths = (0..dims / 2).map(|i| -base.powf(2.0 * i as f64 / dims as f64) as f32).collect();
+        Rope { scaling: RopeScaling::Wavelengths(lengths), ..Rope::plain(dims, base) }
+    }
+
     /// The first `share` of each head of `head_dim` features rotates.
     pub fn partial(c: &RopeConfig, head_dim: i32, share: f64, theta: f64) -> Self {
         let share = c.partial_rotary_factor.unwrap_or(share);

@@ -7,9 +7,8 @@ pub const FAMILY: Family = Family { model_types: &["afm7"], blueprint, checkpoin
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let (hidden, heads, kv_heads) = (size(c, "hidden_dim")?, size(c, "num_heads")?, size(c, "num_kv_heads")?);
-    if heads == 0 || kv_heads == 0 || hidden % heads != 0 || heads % kv_heads != 0 {
-        return Err(c.error("num_heads", format!("{heads} heads and {kv_heads} kv heads do not divide {hidden}")));
-    }
+    divides(c, "num_heads", heads, hidden)?;
+    divides(c, "num_kv_heads", kv_heads, heads)?;
     let d = Dims {
         hidden,
         layers: size(c, "num_layers")?,
@@ -22,31 +21,22 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     };
     let own = own_layers(c)?;
     let rope = Rope::from_config(&c.rope()?, d.head_dim, 50_000.0).traditional(true);
-    let layers = (0..d.layers)
-        .map(|i| {
-            let mut mixer = Attention::new(hidden, heads, kv_heads, d.head_dim)
-                .rope(rope.clone())
-                .qk_norm_named(QkNormKind::PerHead, Norm::rms(1e-5), "q_norm", "k_norm", true)
-                .output("out_proj");
-            if i < own {
-                mixer = mixer.fused("qkv_proj", FusedQkv::Blocks);
-                mixer.kv_rounding = Some(("quant_key_scale".into(), "quant_value_scale".into()));
-                mixer.share = if i == own - 1 { KvShare::Leave("last".into()) } else { KvShare::None };
-            } else {
-                mixer.projections = Projections::Query { q: "q_proj".into() };
-                (mixer.share, mixer.cache) = (KvShare::Take("last".into()), CacheKind::None);
-            }
-            Layer::sequential([
-                Branch::mixer("input_layernorm", rms(&d), "self_attn", mixer),
-                Branch::ffn("post_attention_layernorm", rms(&d), "mlp", Mlp::swiglu(hidden, d.inner)),
-            ])
-        })
-        .collect();
-    Ok(Blueprint::new(d.vocab, hidden, rms(&d), true, layers).paths(
-        "model.embedding",
-        "model.layers",
-        "model.output_norm",
-    ))
+    let b = decoder(&d, rms(&d), true, |i| {
+        let mut mixer = Attention::new(hidden, heads, kv_heads, d.head_dim)
+            .rope(rope.clone())
+            .qk_norm_named(QkNormKind::PerHead, Norm::rms(1e-5), "q_norm", "k_norm", true)
+            .output("out_proj");
+        if i < own {
+            mixer = mixer.fused("qkv_proj", FusedQkv::Blocks);
+            mixer.kv_rounding = Some(("quant_key_scale".into(), "quant_value_scale".into()));
+            mixer.share = if i == own - 1 { KvShare::Leave("last".into()) } else { KvShare::None };
+        } else {
+            mixer.projections = Projections::Query { q: "q_proj".into() };
+            (mixer.share, mixer.cache) = (KvShare::Take("last".into()), CacheKind::None);
+        }
+        llama_layer(&d, mixer, swiglu(&d))
+    });
+    Ok(b.paths("model.embedding", "model.layers", "model.output_norm"))
 }
 
 /// How many layers have keys and values of their own.

@@ -21,10 +21,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let inner = size_or(c, "moe_intermediate_size", 1024)?;
     let mut moe = Moe::swiglu(d.hidden, inner, size_or(c, "num_experts", 128)?, top_k, router);
     moe.experts_name = "experts".into();
-    let shared = size_or(c, "num_shared_experts", 1)?;
-    if shared > 0 {
-        moe = moe.shared("shared_experts", Mlp::swiglu(d.hidden, inner * shared), None);
-    }
+    let moe = moe.shared_experts(inner * size_or(c, "num_shared_experts", 1)?);
     let dense = size_or(c, "num_dense_layers", 2)?;
     let names = ["input_layernorm", "post_attention_layernorm", "pre_mlp_layernorm", "post_mlp_layernorm"];
     let layers = (0..)

@@ -8,11 +8,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
     let mixer = attention(c, &d)?.qk_norm(QkNormKind::PerHead, rms(&d));
     let mlp = XieluMlp { hidden: d.hidden, inner: d.inner, bias: c.flag_or("mlp_bias", false)? };
-    let layer = Layer::sequential([
-        Branch::mixer("attention_layernorm", rms(&d), "self_attn", mixer),
-        Branch::ffn("feedforward_layernorm", rms(&d), "mlp", mlp),
-    ]);
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, vec![layer; d.layers as usize]))
+    let layer = pre_norms(rms(&d), ["attention_layernorm", "self_attn", "feedforward_layernorm", "mlp"], mixer, mlp);
+    Ok(alike(&d, rms(&d), tied_or(c, false)?, layer))
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {

@@ -12,31 +12,28 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     }
     let sliding = c.usizes("sliding_window_layers")?;
     let base = c.rope()?;
-    let layers = (0..d.layers)
-        .map(|i| {
-            let slides = sliding.contains(&(i as usize));
-            let (mut heads, mut kv_heads) = (d.heads, d.kv_heads);
-            if slides {
-                heads = size_or(c, "num_swa_attention_heads", heads)?;
-                kv_heads = size_or(c, "num_swa_key_value_heads", kv_heads)?;
-            }
-            if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 || d.hidden % heads != 0 {
-                return Err(c.error("num_swa_attention_heads", format!("{heads} heads, {kv_heads} kv heads")));
-            }
-            let head_dim = d.hidden / heads;
-            let d = Dims { heads, kv_heads, head_dim, ..d };
-            let mut mixer = Attention::new(d.hidden, heads, kv_heads, head_dim)
-                .rope(Rope::from_config(&base, head_dim, 10_000.0))
-                .fused("W_pack", FusedQkv::Blocks);
-            if slides {
-                mixer = mixer.sliding(size(c, "sliding_window")?);
-            }
-            mixer.kv_conv = Some(("conv_k".into(), "conv_v".into()));
-            mixer.cache = CacheKind::List(vec![CacheKind::Slots(2), mixer.cache]);
-            Ok(llama_layer(&d, mixer, swiglu(&d)))
-        })
-        .collect::<Result<_>>()?;
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers))
+    try_decoder(&d, rms(&d), tied_or(c, false)?, |i| {
+        let slides = sliding.contains(&(i as usize));
+        let (mut heads, mut kv_heads) = (d.heads, d.kv_heads);
+        if slides {
+            heads = size_or(c, "num_swa_attention_heads", heads)?;
+            kv_heads = size_or(c, "num_swa_key_value_heads", kv_heads)?;
+        }
+        if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 || d.hidden % heads != 0 {
+            return Err(c.error("num_swa_attention_heads", format!("{heads} heads, {kv_heads} kv heads")));
+        }
+        let head_dim = d.hidden / heads;
+        let d = Dims { heads, kv_heads, head_dim, ..d };
+        let mut mixer = Attention::new(d.hidden, heads, kv_heads, head_dim)
+            .rope(Rope::from_config(&base, head_dim, 10_000.0))
+            .fused("W_pack", FusedQkv::Blocks);
+        if slides {
+            mixer = mixer.sliding(size(c, "sliding_window")?);
+        }
+        mixer.kv_conv = Some(("conv_k".into(), "conv_v".into()));
+        mixer.cache = CacheKind::List(vec![CacheKind::Slots(2), mixer.cache]);
+        Ok(llama_layer(&d, mixer, swiglu(&d)))
+    })
 }
 
 /// The head's rows have length 1 (a packed head is so already).

@@ -5,8 +5,7 @@ use super::prelude::*;
 pub const FAMILY: Family = Family { model_types: &["bailing_moe"], blueprint, checkpoint };
 
 fn blueprint(c: &Config) -> Result<Blueprint> {
-    let d = dims(c)?;
-    let d = Dims { head_dim: d.hidden / d.heads, ..d };
+    let d = dims_shared(c)?;
     let config = c.rope()?;
     let rotated = match c.opt_usize("rotary_dim")? {
         Some(n) => n as i32,
@@ -81,7 +80,7 @@ pub fn moe(c: &Config, d: &Dims, defaults: &Defaults) -> Result<Moe> {
             all if defaults.shared_in_all => all,
             one => one * shared,
         };
-        moe = moe.shared("shared_experts", Mlp::swiglu(d.hidden, width).bias(bias), None);
+        moe = moe.shared_experts(width);
     }
     Ok(moe)
 }

@@ -30,17 +30,8 @@ fn kda(c: &Config, d: &Dims) -> Result<Kda> {
             return Err(c.error(key, "only true is supported"));
         }
     }
-    let heads = DeltaHeads {
-        hidden: d.hidden,
-        key_heads: d.heads,
-        value_heads: d.heads,
-        key_dim: d.head_dim,
-        value_dim: d.head_dim,
-        conv: Some(size_or(c, "short_conv_kernel_size", 4)?),
-        conv_bias: false,
-        negative_eigenvalues: false,
-        eps: d.eps,
-    };
+    let conv = size_or(c, "short_conv_kernel_size", 4)?;
+    let heads = DeltaHeads::new(d.hidden, [d.heads; 2], [d.head_dim; 2], conv, d.eps);
     Ok(Kda {
         heads: check_heads(c, "num_attention_heads", heads)?,
         qkv: QkvNames::separate(),
@@ -56,13 +47,8 @@ fn moe(c: &Config, d: &Dims) -> Result<Moe> {
     let mut router = Router::noaux(Some(groups), true, c.f32_or("routed_scaling_factor", 2.5f32)?);
     router.correction = Some("gate.expert_bias".into());
     let moe = Moe::swiglu(d.hidden, inner, experts, size(c, "num_experts_per_tok")?, router);
-    Ok(match size_or(c, "num_shared_experts", 1)? {
-        0 => moe,
-        n => {
-            let one = size_or(c, "moe_shared_expert_intermediate_size", 512)?;
-            moe.shared("shared_experts", Mlp::swiglu(d.hidden, one * n), None)
-        }
-    })
+    let (one, shared) = (size_or(c, "moe_shared_expert_intermediate_size", 512)?, size_or(c, "num_shared_experts", 1)?);
+    Ok(moe.shared_experts(one * shared))
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {

@@ -14,10 +14,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     if c.flag_or("use_qk_norm", false)? {
         mixer = mixer.qk_norm(QkNormKind::RowPerHead, Norm::layer(norm.eps, false));
     }
-    let branches =
-        [Branch::mixer("", norm, "self_attn", mixer).no_norm(), Branch::ffn("", norm, "mlp", swiglu(&d)).no_norm()];
-    let layer = Layer::parallel(Some(("input_layernorm".into(), norm)), branches);
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm, true, vec![layer; d.layers as usize]);
+    let layer = parallel(norm, ["input_layernorm", "self_attn", "mlp"], mixer, swiglu(&d));
+    let mut b = alike(&d, norm, true, layer);
     b.head.scale = c.f32_or("logit_scale", 0.0625f32)?;
     Ok(b)
 }

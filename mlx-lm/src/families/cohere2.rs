@@ -11,20 +11,13 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let rope = Rope::plain(d.head_dim, c.rope()?.theta_or(50_000.0)).traditional(true);
     let full = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim).bias(c.flag_or("attention_bias", false)?);
     let (window, every) = (size_or(c, "sliding_window", 4096)?, size_or(c, "sliding_window_pattern", 4)?.max(1));
-    let layers = (0..d.layers)
-        .map(|i| {
-            let mixer = match (i + 1) % every == 0 {
-                true => full.clone(),
-                false => full.clone().rope(rope.clone()).sliding(window),
-            };
-            let branches = [
-                Branch::mixer("", norm, "self_attn", mixer).no_norm(),
-                Branch::ffn("", norm, "mlp", swiglu(&d)).no_norm(),
-            ];
-            Layer::parallel(Some(("input_layernorm".into(), norm)), branches)
-        })
-        .collect();
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm, true, layers);
+    let mut b = decoder(&d, norm, true, |i| {
+        let mixer = match (i + 1) % every == 0 {
+            true => full.clone(),
+            false => full.clone().rope(rope.clone()).sliding(window),
+        };
+        parallel(norm, ["input_layernorm", "self_attn", "mlp"], mixer, swiglu(&d))
+    });
     b.head.scale = c.f32_or("logit_scale", 0.0625f32)?;
     Ok(b)
 }

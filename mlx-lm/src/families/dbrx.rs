@@ -15,9 +15,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let (hidden, heads) = (size(c, "d_model")?, size(c, "n_heads")?);
     let a = c.sub("attn_config")?;
     let kv_heads = fit(c, "kv_n_heads", a.usize("kv_n_heads")?)?;
-    if heads == 0 || kv_heads == 0 || hidden % heads != 0 || heads % kv_heads != 0 {
-        return Err(a.error("kv_n_heads", format!("{kv_heads} kv heads, {heads} heads and {hidden} do not divide")));
-    }
+    divides(c, "n_heads", heads, hidden)?;
+    divides(&a, "kv_n_heads", kv_heads, heads)?;
     let norm = Norm::layer(1e-5, false);
     let mut mixer = Attention::new(hidden, heads, kv_heads, hidden / heads)
         .rope(Rope::plain(hidden / heads, a.f64_or("rope_theta", 10_000f64)?))
@@ -28,16 +27,11 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let router = Router { name: "router.layer".into(), f32: true, ..Router::softmax(true) };
     let mut moe = Moe::swiglu(hidden, inner, count, top, router);
     moe.experts_name = "experts".into();
-    let layer = Layer::sequential([
-        Branch::mixer("norm_attn_norm.norm_1", norm, "norm_attn_norm.attn", mixer),
-        Branch::ffn("norm_attn_norm.norm_2", norm, "ffn", moe),
-    ]);
+    let layer =
+        pre_norms(norm, ["norm_attn_norm.norm_1", "norm_attn_norm.attn", "norm_attn_norm.norm_2", "ffn"], mixer, moe);
     let layers = vec![layer; size(c, "n_layers")? as usize];
-    Ok(Blueprint::new(size(c, "vocab_size")?, hidden, norm, false, layers).paths(
-        "transformer.wte",
-        "transformer.blocks",
-        "transformer.norm_f",
-    ))
+    let b = Blueprint::new(size(c, "vocab_size")?, hidden, norm, false, layers);
+    Ok(b.paths("transformer.wte", "transformer.blocks", "transformer.norm_f"))
 }
 
 /// Experts are published as one matrix of rows (the last one transposed), or one by one in MLX's own conversions.

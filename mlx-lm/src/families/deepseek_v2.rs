@@ -11,13 +11,8 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     let experts = size_or(c, "n_routed_experts", 0)?;
     let (first, every) = (size_or(c, "first_k_dense_replace", 0)?, size_or(c, "moe_layer_freq", 1)?.max(1));
     let moe = if experts > 0 { Some(moe(c, d.hidden, experts)?) } else { None };
-    let layers = (0..d.layers)
-        .map(|i| match &moe {
-            Some(m) if i >= first && i % every == 0 => llama_layer(&d, mla.clone(), m.clone()),
-            _ => llama_layer(&d, mla.clone(), swiglu(&d)),
-        })
-        .collect();
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), false, layers))
+    let sparse = |i| moe.as_ref().filter(|_| i >= first && i % every == 0);
+    Ok(decoder(&d, rms(&d), false, |i| mixed_layer(&d, mla.clone(), sparse(i))))
 }
 
 fn moe(c: &Config, hidden: i32, experts: i32) -> Result<Moe> {
@@ -34,10 +29,7 @@ fn moe(c: &Config, hidden: i32, experts: i32) -> Result<Moe> {
     };
     let (inner, top_k) = (size(c, "moe_intermediate_size")?, size(c, "num_experts_per_tok")?);
     let moe = Moe::swiglu(hidden, inner, experts, top_k, router);
-    Ok(match shared_width(c)? {
-        Some(width) => moe.shared("shared_experts", Mlp::swiglu(hidden, width), None),
-        None => moe,
-    })
+    Ok(moe.shared_experts(inner * size_or(c, "n_shared_experts", 0)?))
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {

@@ -26,13 +26,8 @@ pub fn with_attention(c: &Config, mla: Mla) -> Result<Blueprint> {
     let first = size_or(c, "first_k_dense_replace", lite(c) as i32)?;
     let every = size_or(c, "moe_layer_freq", 1)?.max(1);
     let moe = if experts > 0 { Some(moe(c, &d, experts)?) } else { None };
-    let layers = (0..d.layers)
-        .map(|i| match &moe {
-            Some(m) if i >= first && i % every == 0 => llama_layer(&d, mla.clone(), m.clone()),
-            _ => llama_layer(&d, mla.clone(), Mlp::swiglu(d.hidden, d.inner)),
-        })
-        .collect::<Vec<Layer>>();
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), false, layers))
+    let sparse = |i| moe.as_ref().filter(|_| i >= first && i % every == 0);
+    Ok(decoder(&d, rms(&d), false, |i| mixed_layer(&d, mla.clone(), sparse(i))))
 }
 
 /// The attention of the family, with YaRN's factor in its scale.
@@ -79,17 +74,13 @@ fn moe(c: &Config, d: &Dims, experts: i32) -> Result<Moe> {
     }
     let inner = size(c, "moe_intermediate_size")?;
     let moe = Moe::swiglu(d.hidden, inner, experts, top_k, router);
-    Ok(match size_or(c, "n_shared_experts", lite(c) as i32)? {
-        0 => moe,
-        n => moe.shared("shared_experts", Mlp::swiglu(d.hidden, inner * n), None),
-    })
+    Ok(moe.shared_experts(inner * size_or(c, "n_shared_experts", lite(c) as i32)?))
 }
 
 pub fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     let d = dims(c)?;
-    let towers = ["vision_tower.", "vision_model.", "multi_modal_projector.", "mm_projector."];
-    t.drop_where(|n| towers.iter().any(|p| n.starts_with(p)) || n.ends_with("rotary_emb.inv_freq"));
-    t.replace_prefix("language_model.", "")?;
+    text_names(t)?;
+    t.drop_where(|n| n.ends_with("rotary_emb.inv_freq"));
     // layers behind the last one predict further tokens
     drop_extra_layers(t, d.layers);
     let experts = size_or(c, "n_routed_experts", 0)?;

@@ -19,20 +19,17 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     }
     let d = sizes(c)?;
     let (streams, moe) = (size_or(c, "hc_mult", 4)?, Rc::new(moe(c, &d)?));
-    let layers = (0..d.layers)
-        .map(|i| {
-            Ok(Layer::custom(HyperLayer {
-                hidden: d.hidden,
-                streams,
-                norm: Norm::rms(d.eps),
-                mixer: Rc::new(attention(c, &d, i)?),
-                ffn: moe.clone(),
-                rounds: size_or(c, "hc_sinkhorn_iters", 20)?,
-                eps: c.f32_or("hc_eps", 1e-6f32)?,
-            }))
-        })
-        .collect::<Result<_>>()?;
-    let mut b = Blueprint::new(d.vocab, d.hidden, Norm::rms(d.eps), false, layers);
+    let mut b = try_decoder(&d, Norm::rms(d.eps), false, |i| {
+        Ok(Layer::custom(HyperLayer {
+            hidden: d.hidden,
+            streams,
+            norm: Norm::rms(d.eps),
+            mixer: Rc::new(attention(c, &d, i)?),
+            ffn: moe.clone(),
+            rounds: size_or(c, "hc_sinkhorn_iters", 20)?,
+            eps: c.f32_or("hc_eps", 1e-6f32)?,
+        }))
+    })?;
     b.prologue = Some(Rc::new(HyperStreams { streams }));
     Ok(b)
 }
@@ -46,9 +43,7 @@ fn attention(c: &Config, d: &Dims, layer: i32) -> Result<CompressedAttention> {
             c.error("sliding_window", format!("a window of {window}, {rope_dim} of {} features turn", d.head_dim))
         );
     }
-    if out_groups == 0 || heads % out_groups != 0 {
-        return Err(c.error("o_groups", format!("{out_groups} does not divide {heads} heads")));
-    }
+    divides(c, "o_groups", out_groups, heads)?;
     let rope = match &pool {
         None => Rope::plain(rope_dim, c.f64_or("rope_theta", 10_000.0)?),
         Some(_) => pooled_rope(c, rope_dim)?,

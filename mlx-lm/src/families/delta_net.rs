@@ -23,6 +23,5 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     mixer.beta = c.flag_or("use_beta", true)?;
     mixer.negative = c.flag("allow_neg_eigval")?;
     mixer.output.gate = c.flag("use_gate")?.then_some(HeadGate::Silu);
-    let mixer: Part = Rc::new(mixer);
-    fla_decoder(c, hidden, 24, |_| Ok(mixer.clone()))
+    fla_decoder(c, hidden, 24, mixer)
 }

@@ -10,17 +10,15 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let bias = c.flag_or("mlp_bias", false)?;
     let mut moe = noaux_moe(c, &d)?;
     moe.experts_name = "experts".into();
-    if bias && let Some(inner) = shared_width(c)? {
+    if bias && moe.shared.is_some() {
+        let inner = size(c, "moe_intermediate_size")? * size(c, "n_shared_experts")?;
         moe = moe.shared("shared_experts", Mlp::swiglu(d.hidden, inner).bias(true), None);
     }
     let dense = size(c, "first_k_dense_replace")?;
-    let layers = (0..d.layers)
-        .map(|i| match i < dense {
-            true => llama_layer(&d, mixer.clone(), swiglu(&d).bias(bias)),
-            false => llama_layer(&d, mixer.clone(), moe.clone()),
-        })
-        .collect();
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers))
+    Ok(decoder(&d, rms(&d), tied_or(c, false)?, |i| match i < dense {
+        true => llama_layer(&d, mixer.clone(), swiglu(&d).bias(bias)),
+        false => llama_layer(&d, mixer.clone(), moe.clone()),
+    }))
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {

@@ -19,20 +19,14 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     }
     let mut moe = Moe::swiglu(d.hidden, inner, size(c, "moe_num_experts")?, size_or(c, "moe_k", 1)?, router);
     moe.bias = bias;
-    let shared = size_or(c, "moe_num_shared_experts", 0)?;
-    if shared > 0 {
-        moe = moe.shared("shared_experts", Mlp::swiglu(d.hidden, inner * shared).bias(bias), None);
-    }
+    let moe = moe.shared_experts(inner * size_or(c, "moe_num_shared_experts", 0)?);
     let first = bounds(c, "moe_layer_start_index", 0)?.into_iter().min().unwrap_or(0);
     let last = bounds(c, "moe_layer_end_index", d.layers - 1)?.into_iter().max().unwrap_or(d.layers - 1);
     let every = size_or(c, "moe_layer_interval", 1)?.max(1);
-    let layers = (0..d.layers)
-        .map(|i| match (first..=last).contains(&i) && (i + 1) % every == 0 {
-            true => llama_layer(&d, mixer.clone(), moe.clone()),
-            false => llama_layer(&d, mixer.clone(), swiglu(&d).bias(bias)),
-        })
-        .collect();
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers))
+    Ok(decoder(&d, rms(&d), tied_or(c, false)?, |i| match (first..=last).contains(&i) && (i + 1) % every == 0 {
+        true => llama_layer(&d, mixer.clone(), moe.clone()),
+        false => llama_layer(&d, mixer.clone(), swiglu(&d).bias(bias)),
+    }))
 }
 
 /// One layer number or a list of them.
@@ -46,6 +40,5 @@ fn bounds(c: &Config, key: &str, default: i32) -> Result<Vec<i32>> {
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     let unused = ["mtp_block.", "mtp_linear_proj.", "mtp_hidden_norm.", "mtp_emb_norm.", "e_score_correction_bias"];
     t.drop_where(|n| unused.iter().any(|u| n.contains(u)));
-    plain_checkpoint(c, t)?;
-    stack_experts(t, size(c, "num_hidden_layers")?, size(c, "moe_num_experts")?, "mlp.experts", "mlp.switch_mlp")
+    experts_checkpoint(c, t)
 }

@@ -9,13 +9,6 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = Dims { eps: c.f32_or("layer_norm_epsilon", 1e-5f32)?, ..d };
     let mixer = attention(c, &d)?.output("out_proj").bias(c.flag_or("attention_bias", false)?);
     let mlp = swiglu(&d).gated_as("c_fc_0", "c_fc_1", "c_proj").bias(c.flag_or("mlp_bias", false)?);
-    let layer = Layer::sequential([
-        Branch::mixer("ln_1", rms(&d), "attn.attention", mixer),
-        Branch::ffn("ln_2", rms(&d), "mlp", mlp),
-    ]);
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, true)?, vec![layer; d.layers as usize]).paths(
-        "transformer.wte",
-        "transformer.h",
-        "transformer.ln_f",
-    ))
+    let layer = pre_norms(rms(&d), ["ln_1", "attn.attention", "ln_2", "mlp"], mixer, mlp);
+    Ok(alike(&d, rms(&d), tied_or(c, true)?, layer).paths("transformer.wte", "transformer.h", "transformer.ln_f"))
 }

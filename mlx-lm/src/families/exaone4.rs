@@ -9,18 +9,16 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let base = attention(c, &d)?.qk_norm(QkNormKind::PerHead, rms(&d));
     let pattern = c.opt_str("sliding_window_pattern")?.unwrap_or_default().as_bytes();
     let norms = ["", "post_attention_layernorm", "", "post_feedforward_layernorm"];
-    let layers = (0..d.layers as usize)
-        .map(|i| {
-            let mut mixer = base.clone();
-            if !pattern.is_empty() {
-                if pattern[i % pattern.len()] == b'L' {
-                    mixer = mixer.sliding(size(c, "sliding_window")?);
-                } else {
-                    mixer.rope = None;
-                }
+    try_decoder(&d, rms(&d), tied_or(c, false)?, |i| {
+        let i = i as usize;
+        let mut mixer = base.clone();
+        if !pattern.is_empty() {
+            if pattern[i % pattern.len()] == b'L' {
+                mixer = mixer.sliding(size(c, "sliding_window")?);
+            } else {
+                mixer.rope = None;
             }
-            Ok(sandwich_layer(norms, rms(&d), mixer, swiglu(&d)))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers))
+        }
+        Ok(sandwich_layer(norms, rms(&d), mixer, swiglu(&d)))
+    })
 }

@@ -15,34 +15,25 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let renormalise = top_k > 1 && c.flag_or("norm_topk_prob", true)?;
     let router = Router::noaux(Some(groups), renormalise, c.f32_or("routed_scaling_factor", 2.5f32)?);
     let inner = size(c, "moe_intermediate_size")?;
-    let mut moe = Moe::swiglu(d.hidden, inner, size(c, "num_experts")?, top_k, router);
-    let shared = size_or(c, "num_shared_experts", 0)?;
-    if shared > 0 {
-        moe = moe.shared("shared_experts", Mlp::swiglu(d.hidden, inner * shared), None);
-    }
+    let moe = Moe::swiglu(d.hidden, inner, size(c, "num_experts")?, top_k, router)
+        .shared_experts(inner * size_or(c, "num_shared_experts", 0)?);
     let sparse = c.opt_flags("is_moe_layer")?.unwrap_or_default();
-    let layers = (0..d.layers as usize)
-        .map(|i| {
-            let mut mixer = rotating.clone();
-            if slides[i] {
-                mixer = mixer.sliding(size(c, "sliding_window")?);
-            } else if !all_rotate {
-                mixer.rope = None;
-            }
-            Ok(match sparse.get(i) == Some(&true) {
-                true => llama_layer(&d, mixer, moe.clone()),
-                false => llama_layer(&d, mixer, swiglu(&d)),
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers))
+    try_decoder(&d, rms(&d), tied_or(c, false)?, |i| {
+        let i = i as usize;
+        let mut mixer = rotating.clone();
+        if slides[i] {
+            mixer = mixer.sliding(size(c, "sliding_window")?);
+        } else if !all_rotate {
+            mixer.rope = None;
+        }
+        Ok(mixed_layer(&d, mixer, (sparse.get(i) == Some(&true)).then_some(&moe)))
+    })
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     t.drop_where(|n| n.starts_with("mtp."));
-    plain_checkpoint(c, t)?;
     for name in t.select(|n| n.ends_with(".mlp.e_score_correction_bias")) {
         t.rename(&name, name.replace(".mlp.e_score", ".mlp.gate.e_score"))?;
     }
-    stack_experts(t, size(c, "num_hidden_layers")?, size(c, "num_experts")?, "mlp.experts", "mlp.switch_mlp")
+    experts_checkpoint(c, t)
 }

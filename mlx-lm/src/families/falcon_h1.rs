@@ -12,16 +12,9 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
         Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim).bias(c.flag_or("attention_bias", false)?).rope(rope);
     let mixers = Beside([("mamba".into(), Rc::new(mamba(c, &d)?)), ("self_attn".into(), Rc::new(attention))]);
     let mlp = Mlp::swiglu(d.hidden, d.inner).bias(c.flag_or("mlp_bias", false)?);
-    let layer = Layer::sequential([
-        Branch::mixer("input_layernorm", rms(&d), "", mixers),
-        Branch::ffn("pre_ff_layernorm", rms(&d), "feed_forward", mlp),
-    ]);
+    let layer = pre_norms(rms(&d), ["input_layernorm", "", "pre_ff_layernorm", "feed_forward"], mixers, mlp);
     let tied = tied_or(c, true)?;
-    let mut b = Blueprint::new(d.vocab, d.hidden, rms(&d), tied, vec![layer; d.layers as usize]).paths(
-        "model.embed_tokens",
-        "model.layers",
-        "model.final_layernorm",
-    );
+    let mut b = alike(&d, rms(&d), tied, layer).paths("model.embed_tokens", "model.layers", "model.final_layernorm");
     if tied {
         b.head.scale = c.f32_or("lm_head_multiplier", 1.0f32)? / c.f32_or("embedding_multiplier", 1.0f32)?;
     }
@@ -29,21 +22,14 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
 }
 
 fn mamba(c: &Config, d: &Dims) -> Result<Mamba2> {
+    let [heads, width, state] = sizes(c, ["mamba_n_heads", "mamba_d_head", "mamba_d_state"])?;
+    let sizes = [heads, width, state, size_or(c, "mamba_n_groups", 1)?, size_or(c, "mamba_d_conv", 4)?];
     let m = Mamba2 {
-        hidden: d.hidden,
-        heads: size(c, "mamba_n_heads")?,
-        head_dim: size(c, "mamba_d_head")?,
-        state: size(c, "mamba_d_state")?,
-        groups: size_or(c, "mamba_n_groups", 1)?,
-        kernel: size_or(c, "mamba_d_conv", 4)?,
         bias: [c.flag_or("mamba_proj_bias", false)?, c.flag_or("projectors_bias", false)?],
         conv_bias: c.flag_or("mamba_conv_bias", true)?,
-        dt_limit: (0.0, f32::INFINITY),
-        eps: d.eps,
         norm: if c.flag_or("mamba_rms_norm", false)? { GatedNorm::Whole } else { GatedNorm::None },
         gate_first: !c.flag_or("mamba_norm_before_gate", false)?,
-        skip: Skip::PerHead,
-        dt_bias: true,
+        ..Mamba2::new(d.hidden, sizes, d.eps)
     };
     check_groups(c, "mamba_n_groups", m)
 }

@@ -8,6 +8,6 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     let hidden = size_or(c, "hidden_size", 2048)?;
     let heads = delta_heads(c, hidden, 6, 256, 2.0)?;
     let gate = c.flag_or("use_gate", true)?;
-    let mixer: Rc<GatedDelta> = Rc::new(GatedDelta { heads, layout: GatedDeltaLayout::Separate, gate });
-    fla_decoder(c, hidden, 21, |_| Ok(mixer.clone()))
+    let mixer = GatedDelta { heads, layout: GatedDeltaLayout::Separate, gate };
+    fla_decoder(c, hidden, 21, mixer)
 }

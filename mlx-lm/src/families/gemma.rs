@@ -9,7 +9,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let norm = Norm::rms_offset(d.eps, 1.0);
     let mlp = swiglu(&d).activation(Activation::Gelu);
     let layer = sandwich_layer(["input_layernorm", "", "post_attention_layernorm", ""], norm, attention(c, &d)?, mlp);
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm, true, vec![layer; d.layers as usize]);
+    let mut b = alike(&d, norm, true, layer);
     b.embed.scale = Some(EmbedScale { value: (d.hidden as f32).sqrt(), round_bf16: false });
     Ok(b)
 }

@@ -12,7 +12,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let norms =
         ["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"];
     let layer = sandwich_layer(norms, norm, mixer, swiglu(&d).activation(Activation::GeluTanh));
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm, true, vec![layer; d.layers as usize]);
+    let mut b = alike(&d, norm, true, layer);
     b.embed.scale = Some(EmbedScale { value: (d.hidden as f32).sqrt(), round_bf16: false });
     b.head.softcap = Some(c.f32_or("final_logit_softcapping", 30f32)?);
     Ok(b)

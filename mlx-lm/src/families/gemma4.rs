@@ -11,19 +11,14 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let types = layer_types(c, &d)?;
     let norm = Norm::rms(d.eps);
     let width = size_or(c, "hidden_size_per_layer_input", 256)?;
-    let first = first_shared(c)?;
+    let first = first_shared(c, 20)?;
     let double_wide = c.flag_or("use_double_wide_mlp", true)?;
     let experts = c.flag_or("enable_moe_block", false)?;
     let mut layers = Vec::new();
     for (i, kind) in types.iter().enumerate() {
         let shares = i as i32 >= first;
-        let mut mixer = attention(c, &d, kind, shares)?;
-        mixer.share = match (shares, types[..first as usize].iter().rposition(|t| t == kind)) {
-            (true, None) => return Err(c.error("num_kv_shared_layers", format!("no {kind} layer to share with"))),
-            (true, Some(_)) => KvShare::Take(kind.clone()),
-            (false, Some(last)) if last == i && first < d.layers => KvShare::Leave(kind.clone()),
-            (false, _) => KvShare::None,
-        };
+        let mut mixer = attention(c, &d, kind)?;
+        share_kv(c, &mut mixer, &types, first, i)?;
         let inner = if shares && double_wide { 2 * d.inner } else { d.inner };
         let mlp = Mlp::swiglu(d.hidden, inner).activation(Activation::GeluTanh);
         let ffn = if experts {
@@ -36,7 +31,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
             ffn.post_norm("post_feedforward_layernorm", norm),
         ];
         if width > 0 {
-            let part = BranchPart::Ffn(std::rc::Rc::new(LayerInput { hidden: d.hidden, width, index: i as i32 }));
+            let part = BranchPart::Ffn(Rc::new(LayerInput { hidden: d.hidden, width, index: i as i32 }));
             branches.push(Branch::new(None, "", part).post_norm("post_per_layer_input_norm", norm));
         }
         let mut layer = Layer::sequential(branches);
@@ -47,7 +42,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     b.embed.scale = Some(EmbedScale { value: (d.hidden as f32).sqrt(), round_bf16: false });
     b.head.softcap = Some(c.f32_or("final_logit_softcapping", 30f32)?);
     if width > 0 {
-        b.prologue = Some(std::rc::Rc::new(PerLayerInputs {
+        b.prologue = Some(Rc::new(PerLayerInputs {
             path: "model".into(),
             hidden: d.hidden,
             layers: d.layers,
@@ -72,23 +67,12 @@ fn layer_types(c: &Config, d: &Dims) -> Result<Vec<String>> {
     Ok(types)
 }
 
-/// The first layer that takes keys and values of an earlier one.
-fn first_shared(c: &Config) -> Result<i32> {
-    let (layers, shared) = (size(c, "num_hidden_layers")?, size_or(c, "num_kv_shared_layers", 20)?);
-    if shared > layers {
-        return Err(c.error("num_kv_shared_layers", format!("{shared} of {layers} layers")));
-    }
-    Ok(layers - shared)
-}
-
-fn attention(c: &Config, d: &Dims, kind: &str, shares: bool) -> Result<Attention> {
+fn attention(c: &Config, d: &Dims, kind: &str) -> Result<Attention> {
     let full = kind == "full_attention";
     let head_dim = if full { size_or(c, "global_head_dim", 512)? } else { d.head_dim };
     let key_is_value = full && c.flag_or("attention_k_eq_v", false)?;
     let kv_heads = if key_is_value { size_or(c, "num_global_key_value_heads", d.kv_heads)? } else { d.kv_heads };
-    if kv_heads == 0 || d.heads % kv_heads != 0 {
-        return Err(c.error("num_key_value_heads", format!("{kv_heads} does not divide {} heads", d.heads)));
-    }
+    divides(c, "num_key_value_heads", kv_heads, d.heads)?;
     let norm = Norm::rms(d.eps);
     let mut mixer = Attention::new(d.hidden, d.heads, kv_heads, head_dim).scale(1.0).qk_norm(QkNormKind::PerHead, norm);
     mixer.v_norm = Some(Norm::rms_plain(d.eps));
@@ -101,12 +85,8 @@ fn attention(c: &Config, d: &Dims, kind: &str, shares: bool) -> Result<Attention
     if !full {
         mixer = mixer.sliding(size_or(c, "sliding_window", 512)?);
     }
-    let (q, k) = ("q_proj".to_string(), "k_proj".to_string());
-    if shares {
-        mixer.projections = Projections::Query { q };
-        mixer.cache = crate::blueprint::CacheKind::None;
-    } else if key_is_value {
-        mixer.projections = Projections::KeyIsValue { q, k };
+    if key_is_value {
+        mixer.projections = Projections::KeyIsValue { q: "q_proj".into(), k: "k_proj".into() };
     }
     Ok(mixer)
 }
@@ -120,27 +100,12 @@ fn moe(c: &Config, d: &Dims) -> Result<Moe> {
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
-    t.rename_all(|n| {
-        let n = n.strip_prefix("model.").unwrap_or(n);
-        let n = n.strip_prefix("language_model.").unwrap_or(n);
-        let n = n.strip_prefix("model.").unwrap_or(n);
-        let towers =
-            ["vision_tower", "multi_modal_projector", "audio_tower", "embed_audio", "embed_vision", "vision_embedder"];
-        let calibration = ["self_attn.rotary_emb", "input_max", "input_min", "output_max", "output_min"];
-        if towers.iter().any(|p| n.starts_with(p)) || calibration.iter().any(|p| n.contains(p)) {
-            return None;
-        }
-        Some(if n.starts_with("lm_head.") { n.to_string() } else { format!("model.{n}") })
-    })?;
+    text_names(t)?;
+    let calibration = ["self_attn.rotary_emb", "input_max", "input_min", "output_max", "output_min"];
+    t.drop_where(|n| calibration.iter().any(|p| n.contains(p)));
     if tied_or(c, true)? {
         t.drop_where(|n| n.starts_with("lm_head."));
     }
-    let layers = size(c, "num_hidden_layers")?;
-    for l in first_shared(c)?..layers {
-        let at = format!("model.layers.{l}.self_attn.");
-        t.drop_where(|n| {
-            n.strip_prefix(&at).is_some_and(|n| ["k_proj.", "v_proj.", "k_norm."].iter().any(|p| n.starts_with(p)))
-        });
-    }
+    drop_shared_kv(t, first_shared(c, 20)?..size(c, "num_hidden_layers")?);
     split_fused_experts(t, size_or(c, "moe_intermediate_size", 0)?, "experts", "experts.switch_glu")
 }

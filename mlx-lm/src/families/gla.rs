@@ -17,6 +17,5 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
         feature_map: feature_map(c, "feature_map")?,
         output: HeadOutput::swish(affine(c, eps(c)?)?, gate, fused),
     };
-    let mixer: Part = Rc::new(mixer);
-    fla_decoder(c, hidden, 24, |_| Ok(mixer.clone()))
+    fla_decoder(c, hidden, 24, mixer)
 }

@@ -12,5 +12,5 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     mixer.qkv_bias = c.flag_or("attention_bias", false)?;
     let norms = ["input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"];
     let layer = sandwich_layer(norms, rms(&d), mixer, swiglu(&d).fused_gate_up("gate_up_proj", "down_proj"));
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), false, vec![layer; d.layers as usize]))
+    Ok(alike(&d, rms(&d), false, layer))
 }

@@ -14,13 +14,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     }
     let moe = noaux_moe(c, &d)?;
     let dense = size(c, "first_k_dense_replace")?;
-    let layers = (0..d.layers)
-        .map(|i| match i < dense {
-            true => llama_layer(&d, mixer.clone(), swiglu(&d)),
-            false => llama_layer(&d, mixer.clone(), moe.clone()),
-        })
-        .collect();
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), false, layers))
+    Ok(decoder(&d, rms(&d), false, |i| mixed_layer(&d, mixer.clone(), (i >= dense).then_some(&moe))))
 }
 
 fn partial_dims(c: &Config, d: &Dims) -> Result<i32> {
@@ -28,8 +22,6 @@ fn partial_dims(c: &Config, d: &Dims) -> Result<i32> {
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
-    let layers = size(c, "num_hidden_layers")?;
-    drop_extra_layers(t, layers);
-    plain_checkpoint(c, t)?;
-    stack_experts(t, layers, size(c, "n_routed_experts")?, "mlp.experts", "mlp.switch_mlp")
+    drop_extra_layers(t, size(c, "num_hidden_layers")?);
+    experts_checkpoint(c, t)
 }

@@ -12,12 +12,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .output("c_proj")
         .bias(true);
     let mlp = Mlp::plain(d.hidden, d.inner, Activation::GeluTanh, "c_fc", "c_proj").bias(true);
-    let layer = Layer::sequential([Branch::mixer("ln_1", norm, "attn", mixer), Branch::ffn("ln_2", norm, "mlp", mlp)]);
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm, true, vec![layer; d.layers as usize]).paths(
-        "model.wte",
-        "model.h",
-        "model.ln_f",
-    );
+    let layer = pre_norms(norm, ["ln_1", "attn", "ln_2", "mlp"], mixer, mlp);
+    let mut b = alike(&d, norm, true, layer).paths("model.wte", "model.h", "model.ln_f");
     b.embed.positions = Some(("model.wpe".into(), size_or(c, "n_positions", 1024)?));
     Ok(b)
 }

@@ -13,12 +13,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .output("c_proj")
         .bias(c.flag_or("attention_bias", true)?);
     let mlp = Mlp::plain(d.hidden, d.inner, Activation::Gelu, "c_fc", "c_proj").bias(c.flag_or("mlp_bias", true)?);
-    let layer = Layer::sequential([Branch::mixer("ln_1", norm, "attn", mixer), Branch::ffn("ln_2", norm, "mlp", mlp)]);
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm, tied_or(c, true)?, vec![layer; d.layers as usize]).paths(
-        "transformer.wte",
-        "transformer.h",
-        "transformer.ln_f",
-    );
+    let layer = pre_norms(norm, ["ln_1", "attn", "ln_2", "mlp"], mixer, mlp);
+    let mut b = alike(&d, norm, tied_or(c, true)?, layer).paths("transformer.wte", "transformer.h", "transformer.ln_f");
     b.embed.positions = Some(("transformer.wpe".into(), size_or(c, "n_positions", 1024)?));
     Ok(b)
 }

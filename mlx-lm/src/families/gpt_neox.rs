@@ -6,9 +6,7 @@ pub const FAMILY: Family = Family { model_types: &["gpt_neox"], blueprint, check
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let (hidden, heads) = (size(c, "hidden_size")?, size(c, "num_attention_heads")?);
-    if heads == 0 || hidden % heads != 0 {
-        return Err(c.error("num_attention_heads", format!("{heads} does not divide hidden_size {hidden}")));
-    }
+    divides(c, "num_attention_heads", heads, hidden)?;
     let head_dim = hidden / heads;
     let norm = Norm::layer(c.f32_or("layer_norm_eps", 1e-5f32)?, true);
     let mixer = Attention::new(hidden, heads, heads, head_dim)
@@ -27,11 +25,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         false => Layer::sequential(branches),
     };
     let layers = vec![layer; size(c, "num_hidden_layers")? as usize];
-    let mut b = Blueprint::new(size(c, "vocab_size")?, hidden, norm, false, layers).paths(
-        "model.embed_in",
-        "model.h",
-        "model.final_layer_norm",
-    );
+    let b = Blueprint::new(size(c, "vocab_size")?, hidden, norm, false, layers);
+    let mut b = b.paths("model.embed_in", "model.h", "model.final_layer_norm");
     b.head.path = "model.embed_out".into();
     Ok(b)
 }

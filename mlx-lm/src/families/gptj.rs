@@ -12,13 +12,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .rope(Rope::plain(if rotated == 0 { d.head_dim } else { rotated }, 10_000.0).traditional(true))
         .output("out_proj");
     let mlp = Mlp::plain(d.hidden, d.inner, Activation::GeluTanh, "fc_in", "fc_out").bias(true);
-    let branches = [Branch::mixer("", norm, "attn", mixer).no_norm(), Branch::ffn("", norm, "mlp", mlp).no_norm()];
-    let layer = Layer::parallel(Some(("ln_1".into(), norm)), branches);
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm, false, vec![layer; d.layers as usize]).paths(
-        "model.wte",
-        "model.h",
-        "model.ln_f",
-    );
+    let layer = parallel(norm, ["ln_1", "attn", "mlp"], mixer, mlp);
+    let mut b = alike(&d, norm, false, layer).paths("model.wte", "model.h", "model.ln_f");
     b.head.bias = true;
     Ok(b)
 }

@@ -11,11 +11,13 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let router = Router { name: "router.layer".into(), f32: true, ..Router::top_softmax() };
     let (experts, top_k) = (size(c, "num_local_experts")?, size(c, "num_experts_per_tok")?);
     let moe = Moe::swiglu(d.hidden, d.inner, experts, top_k, router);
-    let layer = Layer::sequential([
-        Branch::mixer("input_layernorm", rms(&d), "self_attn", mixer),
-        Branch::ffn("post_attention_layernorm", rms(&d), "block_sparse_moe", moe),
-    ]);
-    let mut b = Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, true)?, vec![layer; d.layers as usize]);
+    let layer = pre_norms(
+        rms(&d),
+        ["input_layernorm", "self_attn", "post_attention_layernorm", "block_sparse_moe"],
+        mixer,
+        moe,
+    );
+    let mut b = alike(&d, rms(&d), tied_or(c, true)?, layer);
     scale_branches(&mut b, c.f32("residual_multiplier")?);
     b.embed.scale = Some(EmbedScale { value: c.f32("embedding_multiplier")?, round_bf16: false });
     b.head.scale = 1.0 / c.f32("logits_scaling")?;

@@ -47,21 +47,13 @@ fn attention(c: &Config, d: &Dims) -> Result<Attention> {
 }
 
 fn mamba(c: &Config, d: &Dims) -> Result<Mamba2> {
+    let [heads, width, state] = sizes(c, ["mamba_n_heads", "mamba_d_head", "mamba_d_state"])?;
+    let sizes = [heads, width, state, size_or(c, "mamba_n_groups", 1)?, size(c, "mamba_d_conv")?];
     let m = Mamba2 {
-        hidden: d.hidden,
-        heads: size(c, "mamba_n_heads")?,
-        head_dim: size(c, "mamba_d_head")?,
-        state: size(c, "mamba_d_state")?,
-        groups: size_or(c, "mamba_n_groups", 1)?,
-        kernel: size(c, "mamba_d_conv")?,
         bias: [c.flag_or("mamba_proj_bias", false)?; 2],
         conv_bias: c.flag_or("mamba_conv_bias", true)?,
         dt_limit: time_step_limit(c, (0.001, 100.0))?,
-        eps: d.eps,
-        norm: GatedNorm::Whole,
-        gate_first: true,
-        skip: Skip::PerHead,
-        dt_bias: true,
+        ..Mamba2::new(d.hidden, sizes, d.eps)
     };
     check_groups(c, "mamba_n_groups", m)
 }

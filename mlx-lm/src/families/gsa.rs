@@ -23,6 +23,5 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
         feature_map: Some(feature_map),
         output: SlotOutput::Normed("g_norm".into(), affine(c, 1e-5)?),
     };
-    let mixer: Part = Rc::new(mixer);
-    fla_decoder(c, hidden, 24, |_| Ok(mixer.clone()))
+    fla_decoder(c, hidden, 24, mixer)
 }

@@ -5,8 +5,7 @@ use super::prelude::*;
 pub const FAMILY: Family = Family { model_types: &["helium"], blueprint, checkpoint: plain_checkpoint };
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
-    let d = dims(c)?;
-    let d = Dims { head_dim: d.hidden / d.heads, ..d };
+    let d = dims_shared(c)?;
     let mut mixer = attention(c, &d)?;
     mixer.qkv_bias = c.flag_or("attention_bias", false)?;
     mixer.rope = mixer.rope.map(|r| r.traditional(true));

@@ -12,22 +12,20 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         full = full.qk_norm_named(QkNormKind::PerHead, rms(&d), "query_layernorm", "key_layernorm", true);
     }
     let share = if c.flag("use_cla")? { c.usize_or("cla_share_factor", 2usize)?.max(1) } else { 1 };
-    let layers = (0..d.layers as usize)
-        .map(|i| {
-            let mut mixer = full.clone();
-            if i % share != 0 {
-                mixer.share = KvShare::TakeProjected;
-                mixer.projections = Projections::Query { q: "q_proj".into() };
-            } else if share > 1 {
-                mixer.share = KvShare::LeaveProjected;
-            }
-            Ok(match size(c, "num_experts")? {
-                1 => llama_layer(&d, mixer, swiglu(&d)),
-                _ => llama_layer(&d, mixer, experts(c, &d, i)?),
-            })
+    try_decoder(&d, rms(&d), true, |i| {
+        let i = i as usize;
+        let mut mixer = full.clone();
+        if !i.is_multiple_of(share) {
+            mixer.share = KvShare::TakeProjected;
+            mixer.projections = Projections::Query { q: "q_proj".into() };
+        } else if share > 1 {
+            mixer.share = KvShare::LeaveProjected;
+        }
+        Ok(match size(c, "num_experts")? {
+            1 => llama_layer(&d, mixer, swiglu(&d)),
+            _ => llama_layer(&d, mixer, experts(c, &d, i)?),
         })
-        .collect::<Result<Vec<_>>>()?;
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), true, layers))
+    })
 }
 
 fn shape(c: &Config) -> Result<Dims> {

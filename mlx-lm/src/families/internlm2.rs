@@ -7,11 +7,9 @@ pub const FAMILY: Family = Family { model_types: &["internlm2"], blueprint, chec
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
     let mixer = attention(c, &d)?.fused("wqkv", FusedQkv::PerKvGroup).output("wo").bias(c.flag_or("bias", true)?);
-    let layer = Layer::sequential([
-        Branch::mixer("attention_norm", rms(&d), "attention", mixer),
-        Branch::ffn("ffn_norm", rms(&d), "feed_forward", swiglu(&d).gated_as("w1", "w3", "w2")),
-    ]);
-    let mut b = Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, vec![layer; d.layers as usize]);
+    let mlp = swiglu(&d).gated_as("w1", "w3", "w2");
+    let layer = pre_norms(rms(&d), ["attention_norm", "attention", "ffn_norm", "feed_forward"], mixer, mlp);
+    let mut b = alike(&d, rms(&d), tied_or(c, false)?, layer);
     b.embed.path = "model.tok_embeddings".into();
     b.head.path = "output".into();
     Ok(b)

@@ -20,16 +20,10 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         });
     }
     let mlp = swiglu(&d).bias(c.flag_or("mlp_bias", false)?);
-    let layers = (0..d.layers)
-        .map(|i| {
-            let mixer = Looped { attention: first.clone(), window, layer: i, gate: "gate_projection".into() };
-            Layer::sequential([
-                Branch::mixer("input_layernorm", rms(&d), "self_attn", mixer),
-                Branch::ffn("post_attention_layernorm", rms(&d), "mlp", mlp.clone()),
-            ])
-        })
-        .collect();
-    let mut b = Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers);
+    let mut b = decoder(&d, rms(&d), tied_or(c, false)?, |i| {
+        let mixer = Looped { attention: first.clone(), window, layer: i, gate: "gate_projection".into() };
+        pre_norms(rms(&d), ["input_layernorm", "self_attn", "post_attention_layernorm", "mlp"], mixer, mlp.clone())
+    });
     b.again = vec![Pass { norm_first: false, cache: Some(CacheKind::Rotating { size: window, keep: 0 }) }];
     Ok(b)
 }

@@ -23,20 +23,17 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     let moe = Moe::swiglu(d.hidden, d.inner, experts, size_or(c, "num_experts_per_tok", 1)?, router);
     let attends = attention_layers(c, d.layers)?;
     let (period, offset) = (size(c, "expert_layer_period")?.max(1), size(c, "expert_layer_offset")?);
-    let layers = (0..d.layers)
-        .map(|i| {
-            let mixer = match attends[i as usize] {
-                true => Branch::mixer("input_layernorm", rms(&d), "self_attn", attention.clone()),
-                false => Branch::mixer("input_layernorm", rms(&d), "mamba", mamba.clone()),
-            };
-            let ffn = match experts > 1 && (i + offset) % period == 0 {
-                true => Branch::ffn("pre_ff_layernorm", rms(&d), "feed_forward", moe.clone()),
-                false => Branch::ffn("pre_ff_layernorm", rms(&d), "feed_forward", swiglu(&d)),
-            };
-            Layer::sequential([mixer, ffn])
-        })
-        .collect();
-    let b = Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, true)?, layers);
+    let b = decoder(&d, rms(&d), tied_or(c, true)?, |i| {
+        let mixer = match attends[i as usize] {
+            true => Branch::mixer("input_layernorm", rms(&d), "self_attn", attention.clone()),
+            false => Branch::mixer("input_layernorm", rms(&d), "mamba", mamba.clone()),
+        };
+        let ffn = match experts > 1 && (i + offset) % period == 0 {
+            true => Branch::ffn("pre_ff_layernorm", rms(&d), "feed_forward", moe.clone()),
+            false => Branch::ffn("pre_ff_layernorm", rms(&d), "feed_forward", swiglu(&d)),
+        };
+        Layer::sequential([mixer, ffn])
+    });
     Ok(b.paths("model.embed_tokens", "model.layers", "model.final_layernorm"))
 }
 

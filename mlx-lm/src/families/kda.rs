@@ -14,12 +14,12 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
         rank,
         bias,
     };
-    let kda: Rc<Kda> = Rc::new(Kda {
+    let kda = Kda {
         heads,
         qkv: QkvNames::separate(),
         lower_bound: c.opt_f32("lower_bound")?,
         decay: low_rank("f_proj", false),
         gate: low_rank("g_proj", true),
-    });
-    fla_decoder(c, hidden, 24, |_| Ok(kda.clone()))
+    };
+    fla_decoder(c, hidden, 24, kda)
 }

@@ -39,17 +39,8 @@ pub fn plan(c: &Config, d: &Dims) -> Result<Vec<LayerPlan>> {
 pub fn kda(c: &Config, d: &Dims) -> Result<Kda> {
     let linear = c.sub("linear_attn_config")?;
     let (heads, dim) = (size(&linear, "num_heads")?, size(&linear, "head_dim")?);
-    let heads = DeltaHeads {
-        hidden: d.hidden,
-        key_heads: heads,
-        value_heads: heads,
-        key_dim: dim,
-        value_dim: dim,
-        conv: Some(size_or(&linear, "short_conv_kernel_size", 4)?),
-        conv_bias: false,
-        negative_eigenvalues: false,
-        eps: d.eps,
-    };
+    let conv = size_or(&linear, "short_conv_kernel_size", 4)?;
+    let heads = DeltaHeads::new(d.hidden, [heads; 2], [dim; 2], conv, d.eps);
     Ok(Kda {
         heads: check_heads(c, "linear_attn_config.num_heads", heads)?,
         qkv: QkvNames::Separate(["q", "k", "v"].map(|p| format!("{p}_conv.conv"))),

@@ -5,8 +5,7 @@ use super::prelude::*;
 pub const FAMILY: Family = Family { model_types: &["Klear"], blueprint, checkpoint };
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
-    let d = dims(c)?;
-    let d = Dims { head_dim: d.hidden / d.heads, ..d };
+    let d = dims_shared(c)?;
     let mixer = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim)
         .rope(Rope::plain(d.head_dim, c.rope()?.theta_or(10_000.0)))
         .bias(c.flag("attention_bias")?)
@@ -25,13 +24,13 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     }
     let dense_only = c.opt_usizes("mlp_only_layers")?.unwrap_or_default();
     let every = size_or(c, "decoder_sparse_step", 1)?.max(1);
-    let layers = (0..d.layers)
-        .map(|i| match experts > 0 && !dense_only.contains(&(i as usize)) && (i + 1) % every == 0 {
-            true => llama_layer(&d, mixer.clone(), moe.clone()),
-            false => llama_layer(&d, mixer.clone(), swiglu(&d)),
-        })
-        .collect();
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), false, layers))
+    Ok(decoder(&d, rms(&d), false, |i| {
+        mixed_layer(
+            &d,
+            mixer.clone(),
+            (experts > 0 && !dense_only.contains(&(i as usize)) && (i + 1) % every == 0).then_some(&moe),
+        )
+    }))
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {

@@ -10,18 +10,13 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let heads = c.opt_usizes("num_attention_heads_per_layer")?;
     let types = c.opt_strings("mlp_layer_types")?;
     let moe = moe(c, &d)?;
-    let layers = (0..d.layers as usize)
-        .map(|i| {
-            let h = heads.as_ref().and_then(|l| l.get(i)).map_or(d.heads, |&h| h as i32);
-            let mixer = mixer(c, &d, h, slides[i])?;
-            let sparse = types.as_ref().map_or(i > 0, |t| t.get(i).is_some_and(|t| t == "sparse"));
-            Ok(match sparse {
-                true => llama_layer(&d, mixer, moe.clone()),
-                false => llama_layer(&d, mixer, swiglu(&d)),
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers))
+    try_decoder(&d, rms(&d), tied_or(c, false)?, |i| {
+        let i = i as usize;
+        let h = heads.as_ref().and_then(|l| l.get(i)).map_or(d.heads, |&h| h as i32);
+        let mixer = mixer(c, &d, h, slides[i])?;
+        let sparse = types.as_ref().map_or(i > 0, |t| t.get(i).is_some_and(|t| t == "sparse"));
+        Ok(mixed_layer(&d, mixer, (sparse).then_some(&moe)))
+    })
 }
 
 fn mixer(c: &Config, d: &Dims, heads: i32, slides: bool) -> Result<Attention> {

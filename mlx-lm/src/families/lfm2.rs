@@ -41,20 +41,17 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
         Some(_) => Mlp::swiglu(d.hidden, size(c, "intermediate_size")?),
         None => dense(c)?,
     };
-    let layers = (0..d.layers)
-        .map(|i| {
-            let mixer = match full.contains(&(i as usize)) {
-                true => Branch::mixer("operator_norm", rms(&d), "self_attn", attention.clone()),
-                false => Branch::mixer("operator_norm", rms(&d), "conv", conv.clone()),
-            };
-            let ffn = match &moe {
-                Some((moe, first)) if i >= *first => Branch::ffn("ffn_norm", rms(&d), "feed_forward", moe.clone()),
-                _ => Branch::ffn("ffn_norm", rms(&d), "feed_forward", mlp.clone()),
-            };
-            Layer::sequential([mixer, ffn])
-        })
-        .collect();
-    let mut b = Blueprint::new(d.vocab, d.hidden, rms(&d), true, layers);
+    let mut b = decoder(&d, rms(&d), true, |i| {
+        let mixer = match full.contains(&(i as usize)) {
+            true => Branch::mixer("operator_norm", rms(&d), "self_attn", attention.clone()),
+            false => Branch::mixer("operator_norm", rms(&d), "conv", conv.clone()),
+        };
+        let ffn = match &moe {
+            Some((moe, first)) if i >= *first => Branch::ffn("ffn_norm", rms(&d), "feed_forward", moe.clone()),
+            _ => Branch::ffn("ffn_norm", rms(&d), "feed_forward", mlp.clone()),
+        };
+        Layer::sequential([mixer, ffn])
+    });
     let p = prefix(c);
     b.norm = Some((format!("{p}model.embedding_norm"), rms(&d)));
     (b.embed.path, b.layers_path) = (format!("{p}model.embed_tokens"), format!("{p}model.layers"));

@@ -22,10 +22,12 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
             if !rotates(c, i)? {
                 mixer.rope = None;
             }
-            Ok(Layer::sequential([
-                Branch::mixer("input_layernorm", rms(&d), "self_attn", mixer),
-                Branch::ffn("post_attention_layernorm", rms(&d), "mlp", mlp.clone()),
-            ]))
+            Ok(pre_norms(
+                rms(&d),
+                ["input_layernorm", "self_attn", "post_attention_layernorm", "mlp"],
+                mixer,
+                mlp.clone(),
+            ))
         })
         .collect::<Result<Vec<_>>>()?;
     let tied = tied_or(c, true)?;

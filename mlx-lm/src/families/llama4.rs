@@ -26,21 +26,18 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let moe = experts(c, &d)?;
     let mlp = Mlp::swiglu(d.hidden, size(c, "intermediate_size_mlp")?);
     let every = size_or(c, "interleave_moe_layer_step", 1)?.max(1);
-    let layers = (0..d.layers)
-        .map(|i| {
-            let mixer = if (i + 1) % 4 == 0 { global.clone() } else { local.clone() };
-            let ffn = match i % every == every - 1 {
-                true => BranchPart::Ffn(Rc::new(moe.clone())),
-                false => BranchPart::Ffn(Rc::new(mlp.clone())),
-            };
-            let norm = Some(("post_attention_layernorm".into(), rms(&d)));
-            Layer::sequential([
-                Branch::mixer("input_layernorm", rms(&d), "self_attn", mixer),
-                Branch::new(norm, "feed_forward", ffn),
-            ])
-        })
-        .collect();
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), false, layers))
+    Ok(decoder(&d, rms(&d), false, |i| {
+        let mixer = if (i + 1) % 4 == 0 { global.clone() } else { local.clone() };
+        let ffn = match i % every == every - 1 {
+            true => BranchPart::Ffn(Rc::new(moe.clone())),
+            false => BranchPart::Ffn(Rc::new(mlp.clone())),
+        };
+        let norm = Some(("post_attention_layernorm".into(), rms(&d)));
+        Layer::sequential([
+            Branch::mixer("input_layernorm", rms(&d), "self_attn", mixer),
+            Branch::new(norm, "feed_forward", ffn),
+        ])
+    }))
 }
 
 /// On unless the config says 0 or false.

@@ -13,17 +13,17 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     }
     let mlp = Mlp::swiglu(d.hidden, size(c, "intermediate_size_mlp")?);
     let rotates = c.usizes("no_rope_layers")?;
-    let layers = (0..d.layers as usize)
-        .map(|i| {
-            let on = rotates.get(i).is_none_or(|&r| r != 0);
-            let mixer = if on { base.clone().rope(rope.clone()) } else { base.clone() };
-            Layer::sequential([
-                Branch::mixer("input_layernorm", rms(&d), "self_attn", mixer),
-                Branch::ffn("post_attention_layernorm", rms(&d), "feed_forward", mlp.clone()),
-            ])
-        })
-        .collect();
-    let mut b = Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers);
+    let mut b = decoder(&d, rms(&d), tied_or(c, false)?, |i| {
+        let i = i as usize;
+        let on = rotates.get(i).is_none_or(|&r| r != 0);
+        let mixer = if on { base.clone().rope(rope.clone()) } else { base.clone() };
+        pre_norms(
+            rms(&d),
+            ["input_layernorm", "self_attn", "post_attention_layernorm", "feed_forward"],
+            mixer,
+            mlp.clone(),
+        )
+    });
     b.head.path = "output".into();
     Ok(b)
 }

@@ -26,7 +26,7 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
         halves: [half(), half()],
         experts: Rc::new(moe(c, &d)?),
     });
-    let mut b = Blueprint::new(d.vocab, d.hidden, rms(&d), false, vec![layer; d.layers as usize]);
+    let mut b = alike(&d, rms(&d), false, layer);
     if has_ngrams(c) {
         b.embed.path = format!("{NGRAMS}.word_embeddings");
         b.prologue = Some(Rc::new(ngrams(c, &d)?));

@@ -24,41 +24,29 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
 
 fn published(c: &Config, hidden: i32) -> Result<Mamba2> {
     let state = if c.has("ssm_state_size") { size(c, "ssm_state_size")? } else { size(c, "state_size")? };
+    let [heads, width, kernel] = sizes(c, ["num_heads", "head_dim", "conv_kernel"])?;
+    let sizes = [heads, width, state, size_or(c, "n_groups", 1)?, kernel];
     Ok(Mamba2 {
-        hidden,
-        heads: size(c, "num_heads")?,
-        head_dim: size(c, "head_dim")?,
-        state,
-        groups: size_or(c, "n_groups", 1)?,
-        kernel: size(c, "conv_kernel")?,
         bias: [c.flag("use_bias")?; 2],
         conv_bias: c.flag("use_conv_bias")?,
         dt_limit: time_step_limit(c, (0.0, f32::INFINITY))?,
-        eps: c.f32("layer_norm_epsilon")?,
-        norm: GatedNorm::Whole,
-        gate_first: true,
-        skip: Skip::PerHead,
-        dt_bias: true,
+        ..Mamba2::new(hidden, sizes, c.f32("layer_norm_epsilon")?)
     })
 }
 
 fn fla(c: &Config, hidden: i32) -> Result<Mamba2> {
     let head_dim = size_or(c, "head_dim", 64)?.max(1);
+    let heads = size_or(c, "num_heads", size_or(c, "expand", 2)? * hidden / head_dim)?;
+    let (groups, kernel) = (size_or(c, "n_groups", 1)?, size_or(c, "conv_kernel", 4)?);
+    let sizes = [heads, head_dim, size_or(c, "state_size", 128)?, groups, kernel];
     Ok(Mamba2 {
-        hidden,
-        heads: size_or(c, "num_heads", size_or(c, "expand", 2)? * hidden / head_dim)?,
-        head_dim,
-        state: size_or(c, "state_size", 128)?,
-        groups: size_or(c, "n_groups", 1)?,
-        kernel: size_or(c, "conv_kernel", 4)?,
         bias: [c.flag("use_bias")?; 2],
         conv_bias: c.flag_or("use_conv_bias", true)?,
         dt_limit: limits(c, "dt_limit", (0.0, f32::INFINITY))?,
-        eps: c.f32_or("norm_eps", 1e-5f32)?,
         norm: if c.flag_or("rmsnorm", true)? { GatedNorm::PerGroup } else { GatedNorm::None },
         gate_first: !c.flag("norm_before_gate")?,
         skip: if c.flag("D_has_hdim")? { Skip::PerChannel } else { Skip::PerHead },
-        dt_bias: true,
+        ..Mamba2::new(hidden, sizes, c.f32_or("norm_eps", 1e-5f32)?)
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["mellum"], blueprint, checkpoint };
+pub const FAMILY: Family = Family { model_types: &["mellum"], blueprint, checkpoint: experts_checkpoint };
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
@@ -20,9 +20,4 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .map(|slides| llama_layer(&d, if slides { local.clone() } else { full.clone() }, moe.clone()))
         .collect();
     Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers))
-}
-
-fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
-    plain_checkpoint(c, t)?;
-    stack_experts(t, size(c, "num_hidden_layers")?, size(c, "num_experts")?, "mlp.experts", "mlp.switch_mlp")
 }

@@ -24,20 +24,14 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .sliding(size(c, "sliding_window_size")?);
     let moe = noaux_moe(c, &d)?;
     let (slides, sparse) = (c.usizes("hybrid_layer_pattern")?, c.usizes("moe_layer_freq")?);
-    let layers = (0..d.layers as usize)
-        .map(|i| {
-            let mixer = if slides.get(i) == Some(&1) { local.clone() } else { full.clone() };
-            match sparse.get(i) == Some(&1) {
-                true => llama_layer(&d, mixer, moe.clone()),
-                false => llama_layer(&d, mixer, swiglu(&d)),
-            }
-        })
-        .collect();
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), false, layers))
+    Ok(decoder(&d, rms(&d), false, |i| {
+        let i = i as usize;
+        let mixer = if slides.get(i) == Some(&1) { local.clone() } else { full.clone() };
+        mixed_layer(&d, mixer, (sparse.get(i) == Some(&1)).then_some(&moe))
+    }))
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     t.drop_where(|n| n.starts_with("model.mtp"));
-    plain_checkpoint(c, t)?;
-    stack_experts(t, size(c, "num_hidden_layers")?, size(c, "n_routed_experts")?, "mlp.experts", "mlp.switch_mlp")
+    experts_checkpoint(c, t)
 }

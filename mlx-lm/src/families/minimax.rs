@@ -2,7 +2,7 @@
 
 use super::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["minimax"], blueprint, checkpoint };
+pub const FAMILY: Family = Family { model_types: &["minimax"], blueprint, checkpoint: mixtral_checkpoint };
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
@@ -15,16 +15,11 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     router.correction = Some("e_score_correction_bias".into());
     let experts = size(c, "num_local_experts")?;
     let moe = Moe::swiglu(d.hidden, d.inner, experts, size(c, "num_experts_per_tok")?, router);
-    let layer = Layer::sequential([
-        Branch::mixer("input_layernorm", rms(&d), "self_attn", mixer),
-        Branch::ffn("post_attention_layernorm", rms(&d), "block_sparse_moe", moe),
-    ]);
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, vec![layer; d.layers as usize]))
-}
-
-fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
-    plain_checkpoint(c, t)?;
-    let (layers, experts) = (size(c, "num_hidden_layers")?, size(c, "num_local_experts")?);
-    let names = [("w1", "gate_proj"), ("w3", "up_proj"), ("w2", "down_proj")];
-    stack_experts_named(t, layers, experts, "block_sparse_moe.experts", "block_sparse_moe.switch_mlp", &names)
+    let layer = pre_norms(
+        rms(&d),
+        ["input_layernorm", "self_attn", "post_attention_layernorm", "block_sparse_moe"],
+        mixer,
+        moe,
+    );
+    Ok(alike(&d, rms(&d), tied_or(c, false)?, layer))
 }

@@ -20,21 +20,9 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     let (full, sparse) = attention(c, &d, norm)?;
 
     let layer = |i: i32| {
-        let mixer = match &sparse {
-            Some(s)
-                if listed(
-                    c,
-                    "layer_types",
-                    i,
-                    |t| t != "full_attention",
-                    sparse_attention(c)?,
-                    "sparse_attention_freq",
-                )? =>
-            {
-                s
-            }
-            _ => &full,
-        };
+        let (nested, freq) = (sparse_attention(c)?, "sparse_attention_freq");
+        let chooses = sparse.is_some() && listed(c, "layer_types", i, |t| t != "full_attention", nested, freq)?;
+        let mixer = sparse.as_ref().filter(|_| chooses).unwrap_or(&full);
         let ffn = match listed(c, "mlp_layer_types", i, |t| t == "sparse", None, "moe_layer_freq")? {
             true => Branch::ffn("post_attention_layernorm", norm, "block_sparse_moe", moe.clone()),
             false => Branch::ffn("post_attention_layernorm", norm, "mlp", dense.clone()),
@@ -43,11 +31,8 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     };
     let layers = (0..d.layers).map(layer).collect::<Result<Vec<_>>>()?;
     let at = |name: &str| format!("language_model.model.{name}");
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm, tied_or(c, false)?, layers).paths(
-        &at("embed_tokens"),
-        &at("layers"),
-        &at("norm"),
-    );
+    let b = Blueprint::new(d.vocab, d.hidden, norm, tied_or(c, false)?, layers);
+    let mut b = b.paths(&at("embed_tokens"), &at("layers"), &at("norm"));
     b.head.path = "language_model.lm_head".into();
     Ok(b)
 }
@@ -118,11 +103,9 @@ fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     let towers = ["vision_tower.", "multi_modal_projector.", "patch_merge_mlp."];
     t.drop_where(|n| towers.iter().any(|p| n.starts_with(p)));
     t.replace_prefix("language_model.", "")?;
-    plain_checkpoint(c, t)?;
     let d = dims_of_experts(c)?;
     let experts = size_or(c, "num_local_experts", 128)?;
-    let names = [("w1", "gate_proj"), ("w3", "up_proj"), ("w2", "down_proj")];
-    stack_experts_named(t, d.layers, experts, "block_sparse_moe.experts", "block_sparse_moe.switch_mlp", &names)?;
+    mixtral_checkpoint(c, t)?;
     for l in 0..d.layers {
         let moe = format!("model.layers.{l}.block_sparse_moe");
         for part in ["weight", "scales", "biases"] {

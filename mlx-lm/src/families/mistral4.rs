@@ -13,13 +13,8 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
         0 => None,
         experts => Some(moe(c, &d, experts)?),
     };
-    let layers = (0..d.layers)
-        .map(|i| match &moe {
-            Some(m) if i >= first => llama_layer(&d, mla.clone(), m.clone()),
-            _ => llama_layer(&d, mla.clone(), swiglu(&d)),
-        })
-        .collect();
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers))
+    let sparse = |i| moe.as_ref().filter(|_| i >= first);
+    Ok(decoder(&d, rms(&d), tied_or(c, false)?, |i| mixed_layer(&d, mla.clone(), sparse(i))))
 }
 
 fn mla(c: &Config, d: &Dims) -> Result<Mla> {
@@ -46,10 +41,7 @@ fn moe(c: &Config, d: &Dims, experts: i32) -> Result<Moe> {
     };
     let (inner, top_k) = (size(c, "moe_intermediate_size")?, size(c, "num_experts_per_tok")?);
     let moe = Moe::swiglu(d.hidden, inner, experts, top_k, router);
-    Ok(match shared_width(c)? {
-        Some(width) => moe.shared("shared_experts", Mlp::swiglu(d.hidden, width), None),
-        None => moe,
-    })
+    Ok(moe.shared_experts(inner * size_or(c, "n_shared_experts", 0)?))
 }
 
 pub fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {

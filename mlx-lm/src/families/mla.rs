@@ -8,7 +8,7 @@ pub const FAMILY: Family = Family { model_types: &["mla"], blueprint, checkpoint
 fn blueprint(c: &Config) -> Result<Blueprint> {
     let hidden = size_or(c, "hidden_size", 2048)?;
     let mla = mla(c, hidden)?;
-    fla_decoder(c, hidden, 24, |_| Ok(Rc::new(mla.clone())))
+    fla_decoder(c, hidden, 24, mla)
 }
 
 fn mla(c: &Config, hidden: i32) -> Result<Mla> {

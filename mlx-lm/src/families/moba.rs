@@ -32,6 +32,5 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
             gate: c.flag("use_output_gate")?.then_some(HeadGate::NarrowSigmoid),
         },
     };
-    let mixer: Part = Rc::new(mixer);
-    fla_decoder(c, hidden, 24, |_| Ok(mixer.clone()))
+    fla_decoder(c, hidden, 24, mixer)
 }

@@ -12,30 +12,28 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let types = c.opt_strings("layer_types")?;
     let thetas = c.opt_f64s("layer_rope_theta")?;
     let rope = c.rope()?;
-    let layers = (0..d.layers as usize)
-        .map(|i| {
-            let sliding = match types.as_ref().and_then(|t| t.get(i)) {
-                Some(kind) => kind == "sliding_attention",
-                None => i % 4 != 3,
-            };
-            let mut mixer = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim)
-                .qk_norm(QkNormKind::PerHead, Norm::rms_plain(eps));
-            mixer.scale *= c.f32_or("qk_scale_factor", 3.87f32)?;
-            mixer.gate = Some(OutputGate::Full { name: "gate_proj".into() });
-            if thetas.as_ref().and_then(|t| t.get(i)).map_or(sliding, |&t| t != 0.0) {
-                mixer = mixer.rope(Rope::plain(d.head_dim, rope.theta_or(500_000.0)));
-            }
-            if sliding {
-                mixer = mixer.sliding(size_or(c, "sliding_window", 2048)?);
-            }
-            Ok(Layer::sequential([
-                Branch::mixer("input_layernorm", pre, "self_attn", mixer).post_norm("post_attention_layernorm", post),
-                Branch::ffn("pre_feedforward_layernorm", pre, "mlp", swiglu(&d))
-                    .post_norm("post_feedforward_layernorm", post),
-            ]))
-        })
-        .collect::<Result<_>>()?;
-    let mut b = Blueprint::new(d.vocab, d.hidden, Norm::rms(eps), tied_or(c, false)?, layers);
+    let mut b = try_decoder(&d, Norm::rms(eps), tied_or(c, false)?, |i| {
+        let i = i as usize;
+        let sliding = match types.as_ref().and_then(|t| t.get(i)) {
+            Some(kind) => kind == "sliding_attention",
+            None => i % 4 != 3,
+        };
+        let mut mixer = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim)
+            .qk_norm(QkNormKind::PerHead, Norm::rms_plain(eps));
+        mixer.scale *= c.f32_or("qk_scale_factor", 3.87f32)?;
+        mixer.gate = Some(OutputGate::Full { name: "gate_proj".into() });
+        if thetas.as_ref().and_then(|t| t.get(i)).map_or(sliding, |&t| t != 0.0) {
+            mixer = mixer.rope(Rope::plain(d.head_dim, rope.theta_or(500_000.0)));
+        }
+        if sliding {
+            mixer = mixer.sliding(size_or(c, "sliding_window", 2048)?);
+        }
+        Ok(Layer::sequential([
+            Branch::mixer("input_layernorm", pre, "self_attn", mixer).post_norm("post_attention_layernorm", post),
+            Branch::ffn("pre_feedforward_layernorm", pre, "mlp", swiglu(&d))
+                .post_norm("post_feedforward_layernorm", post),
+        ]))
+    })?;
     b.embed.norm = Some(("model.embed_norm".into(), Norm::rms_plain(eps)));
     b.head.scale = c.f32_or("output_multiplier", 0.196_116_14f32)?;
     b.head.softcap = Some(c.f32_or("final_logit_softcapping", 20f32)?);
@@ -43,9 +41,6 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
-    t.drop_where(|n| ["vision_tower", "vision_adapter", "vision_projection"].iter().any(|p| n.starts_with(p)));
-    t.replace_prefix("language_model.model.", "model.")?;
-    t.replace_prefix("language_model.lm_head.", "lm_head.")?;
-    t.replace_prefix("model.language_model.", "model.")?;
+    text_names(t)?;
     plain_checkpoint(c, t)
 }

@@ -12,9 +12,6 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .bias(c.flag_or("attention_bias", false)?);
     let mlp =
         Mlp::plain(d.hidden, d.inner, Activation::Relu2, "up_proj", "down_proj").bias(c.flag_or("mlp_bias", false)?);
-    let layer = Layer::sequential([
-        Branch::mixer("input_layernorm", norm, "self_attn", mixer),
-        Branch::ffn("post_attention_layernorm", norm, "mlp", mlp),
-    ]);
-    Ok(Blueprint::new(d.vocab, d.hidden, norm, tied_or(c, false)?, vec![layer; d.layers as usize]))
+    let layer = pre_norms(norm, ["input_layernorm", "self_attn", "post_attention_layernorm", "mlp"], mixer, mlp);
+    Ok(alike(&d, norm, tied_or(c, false)?, layer))
 }

@@ -45,21 +45,13 @@ fn pattern(c: &Config) -> Result<String> {
 }
 
 fn mamba(c: &Config, hidden: i32, eps: f32) -> Result<Mamba2> {
+    let keys = ["mamba_num_heads", "mamba_head_dim", "ssm_state_size", "n_groups", "conv_kernel"];
     let m = Mamba2 {
-        hidden,
-        heads: size(c, "mamba_num_heads")?,
-        head_dim: size(c, "mamba_head_dim")?,
-        state: size(c, "ssm_state_size")?,
-        groups: size(c, "n_groups")?,
-        kernel: size(c, "conv_kernel")?,
         bias: [c.flag("mamba_proj_bias")?; 2],
         conv_bias: c.flag("use_conv_bias")?,
         dt_limit: time_step_limit(c, (0.0, f32::INFINITY))?,
-        eps,
         norm: GatedNorm::PerGroup,
-        gate_first: true,
-        skip: Skip::PerHead,
-        dt_bias: true,
+        ..Mamba2::new(hidden, sizes(c, keys)?, eps)
     };
     check_groups(c, "n_groups", m)
 }

@@ -32,9 +32,7 @@ fn layer(c: &Config, d: &Dims, block: &Section) -> Result<Layer> {
         branches.push(Branch::ffn("input_layernorm", rms(d), "self_attn", part));
     } else if !a.flag("no_op")? {
         let group = a.usize("n_heads_in_group")? as i32;
-        if group == 0 || d.heads % group != 0 {
-            return Err(a.error("n_heads_in_group", format!("{group} does not divide {} heads", d.heads)));
-        }
+        divides(&a, "n_heads_in_group", group, d.heads)?;
         let d = Dims { kv_heads: d.heads / group, head_dim: d.hidden / d.heads, ..*d };
         let mut mixer = attention(c, &d)?.bias(attention_bias);
         if c.rope()?.theta.is_none() {

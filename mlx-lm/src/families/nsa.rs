@@ -8,9 +8,7 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     let hidden = size_or(c, "hidden_size", 2048)?;
     let (heads, head_dim) = (size_or(c, "num_heads", 64)?, size_or(c, "head_dim", 32)?);
     let kv_heads = size_or(c, "num_kv_heads", if c.is_null("num_kv_heads") { heads } else { 4 })?;
-    if kv_heads == 0 || heads % kv_heads != 0 {
-        return Err(c.error("num_kv_heads", format!("{kv_heads} does not divide {heads} heads")));
-    }
+    divides(c, "num_kv_heads", kv_heads, heads)?;
     let window = size_or(c, "window_size", if c.is_null("window_size") { 0 } else { 512 })?;
     let blocks = NsaBlocks {
         size: size_or(c, "block_size", 64)?,
@@ -30,6 +28,5 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
         blocks,
         rope: Some(Rope::plain(head_dim, c.f64_or("rope_theta", 10_000.0)?)),
     };
-    let mixer: Part = Rc::new(mixer);
-    fla_decoder(c, hidden, 24, |_| Ok(mixer.clone()))
+    fla_decoder(c, hidden, 24, mixer)
 }

@@ -9,5 +9,5 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let mixer = attention(c, &d)?.bias(c.flag_or("attention_bias", false)?).qk_norm(QkNormKind::FullWidth, rms(&d));
     let norms = ["", "post_attention_layernorm", "", "post_feedforward_layernorm"];
     let layer = sandwich_layer(norms, rms(&d), mixer, swiglu(&d).bias(c.flag_or("mlp_bias", false)?));
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, true)?, vec![layer; d.layers as usize]))
+    Ok(alike(&d, rms(&d), tied_or(c, true)?, layer))
 }

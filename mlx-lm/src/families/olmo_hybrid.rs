@@ -10,23 +10,14 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
     if c.is_null("rope_theta") {
         full.rope = None;
     }
-    let heads = DeltaHeads {
-        hidden: d.hidden,
-        key_heads: size(c, "linear_num_key_heads")?,
-        value_heads: size(c, "linear_num_value_heads")?,
-        key_dim: size(c, "linear_key_head_dim")?,
-        value_dim: size(c, "linear_value_head_dim")?,
-        conv: Some(size(c, "linear_conv_kernel_dim")?),
-        conv_bias: false,
-        negative_eigenvalues: c.flag("linear_allow_neg_eigval")?,
-        eps: c.f32_or("layer_norm_epsilon", 1e-5f32)?,
-    };
-    let heads = check_heads(c, "linear_num_value_heads", heads)?;
+    let heads = [size(c, "linear_num_key_heads")?, size(c, "linear_num_value_heads")?];
+    let widths = [size(c, "linear_key_head_dim")?, size(c, "linear_value_head_dim")?];
+    let (conv, eps) = (size(c, "linear_conv_kernel_dim")?, c.f32_or("layer_norm_epsilon", 1e-5f32)?);
+    let mut heads = check_heads(c, "linear_num_value_heads", DeltaHeads::new(d.hidden, heads, widths, conv, eps))?;
+    heads.negative_eigenvalues = c.flag("linear_allow_neg_eigval")?;
     let linear = GatedDelta { heads, layout: GatedDeltaLayout::Separate, gate: true };
-    let linear = Layer::sequential([
-        Branch::mixer("input_layernorm", rms(&d), "linear_attn", linear),
-        Branch::ffn("post_attention_layernorm", rms(&d), "mlp", swiglu(&d)),
-    ]);
+    let linear =
+        pre_norms(rms(&d), ["input_layernorm", "linear_attn", "post_attention_layernorm", "mlp"], linear, swiglu(&d));
     let norms = ["", "post_attention_layernorm", "", "post_feedforward_layernorm"];
     let full = sandwich_layer(norms, rms(&d), full, swiglu(&d));
     let types = match c.opt_strings("layer_types")? {

@@ -12,7 +12,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let mut moe = Moe::swiglu(d.hidden, d.inner, experts, top_k, router);
     moe.bias = c.flag_or("mlp_bias", false)?;
     let layer = llama_layer(&d, mixer, moe);
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, true)?, vec![layer; d.layers as usize]))
+    Ok(alike(&d, rms(&d), tied_or(c, true)?, layer))
 }
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {

@@ -15,9 +15,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
             let (Some(&h), Some(&kv), Some(&m)) = (heads.get(i), kv_heads.get(i), multipliers.get(i)) else {
                 return Err(c.error("num_query_heads", format!("layer {i} has no heads or ffn multiplier")));
             };
-            if kv == 0 || h % kv != 0 {
-                return Err(c.error("num_kv_heads", format!("{kv} does not divide {h} heads in layer {i}")));
-            }
+            divides(c, "num_kv_heads", kv as i32, h as i32)?;
             let mut mixer = Attention::new(hidden, h as i32, kv as i32, head_dim)
                 .rope(rope.clone())
                 .fused("qkv_proj", FusedQkv::Blocks)
@@ -26,18 +24,13 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
                 mixer = mixer.qk_norm(QkNormKind::PerHead, norm);
             }
             let inner = divisible(m * hidden as f64, c.usize("ffn_dim_divisor")?.max(1) as i32);
-            Ok(Layer::sequential([
-                Branch::mixer("attn_norm", norm, "attn", mixer),
-                Branch::ffn("ffn_norm", norm, "ffn", Mlp::swiglu(hidden, inner).fused_gate_up("proj_1", "proj_2")),
-            ]))
+            let mlp = Mlp::swiglu(hidden, inner).fused_gate_up("proj_1", "proj_2");
+            Ok(pre_norms(norm, ["attn_norm", "attn", "ffn_norm", "ffn"], mixer, mlp))
         })
         .collect::<Result<_>>()?;
     let tied = c.flag_or("share_input_output_layers", true)?;
-    Ok(Blueprint::new(size(c, "vocab_size")?, hidden, norm, tied, layers).paths(
-        "transformer.token_embeddings",
-        "transformer.layers",
-        "transformer.norm",
-    ))
+    let b = Blueprint::new(size(c, "vocab_size")?, hidden, norm, tied, layers);
+    Ok(b.paths("transformer.token_embeddings", "transformer.layers", "transformer.norm"))
 }
 
 /// The multiple of `divisor` nearest to `v`, at least one, not more than a tenth below.

@@ -14,9 +14,7 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .bias(true);
     mixer.f32_scores = true;
     let mlp = Mlp::plain(d.hidden, d.inner, Activation::GeluTanh, "fc1", "fc2").bias(true);
-    let branches = [Branch::mixer("", norm, "self_attn", mixer).no_norm(), Branch::ffn("", norm, "mlp", mlp).no_norm()];
-    let layer = Layer::parallel(Some(("input_layernorm".into(), norm)), branches);
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm, false, vec![layer; d.layers as usize]);
+    let mut b = alike(&d, norm, false, parallel(norm, ["input_layernorm", "self_attn", "mlp"], mixer, mlp));
     b.norm = Some(("model.final_layernorm".into(), norm));
     b.head.bias = true;
     Ok(b)

@@ -8,8 +8,7 @@ pub const FAMILY: Family = Family { model_types: &["phi3"], blueprint, checkpoin
 pub const TRAINED: &str = "original_max_position_embeddings";
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
-    let d = dims(c)?;
-    let d = Dims { head_dim: d.hidden / d.heads, ..d };
+    let d = dims_shared(c)?;
     let mut rope = c.rope_trained(c.usize_or(TRAINED, 4096)?)?;
     rope.max_position_embeddings.get_or_insert(131_072);
     match &mut rope.kind {

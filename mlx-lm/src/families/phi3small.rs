@@ -39,17 +39,11 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .map(|i| {
             let mut mixer = mixer.clone();
             mixer.blocks = (i % every == 0).then(|| blocks.clone());
-            Layer::sequential([
-                Branch::mixer("input_layernorm", norm, "self_attn", mixer),
-                Branch::ffn("post_attention_layernorm", norm, "mlp", mlp.clone()),
-            ])
+            pre_norms(norm, ["input_layernorm", "self_attn", "post_attention_layernorm", "mlp"], mixer, mlp.clone())
         })
         .collect();
-    let mut b = Blueprint::new(size(c, "vocab_size")?, hidden, norm, true, layers).paths(
-        "model.embed_tokens",
-        "model.layers",
-        "model.final_layernorm",
-    );
+    let b = Blueprint::new(size(c, "vocab_size")?, hidden, norm, true, layers);
+    let mut b = b.paths("model.embed_tokens", "model.layers", "model.final_layernorm");
     let factor = c.f32_or("mup_embedding_multiplier", 10f32)?;
     b.embed.scale = (factor != 0.0).then_some(EmbedScale { value: factor, round_bf16: false });
     let width = c.f32_or("mup_width_multiplier", 8f32)?;

@@ -8,9 +8,7 @@ const EXPERTS: i32 = 4;
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let (hidden, heads) = (size_or(c, "model_dim", 2560)?, size_or(c, "num_heads", 32)?);
-    if heads == 0 || hidden % heads != 0 {
-        return Err(c.error("num_heads", format!("{heads} does not divide model_dim {hidden}")));
-    }
+    divides(c, "num_heads", heads, hidden)?;
     let norm = Norm::layer(1e-5, true);
     let mut mixer = Attention::new(hidden, heads, heads, hidden / heads)
         .rope(Rope::plain(size_or(c, "rotary_dim", 32)?, 10_000.0))
@@ -22,14 +20,10 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let mut moe = Moe::swiglu(hidden, 4 * hidden, experts, top, Router::top_softmax());
     moe.body = Experts::Plain { activation: Activation::GeluTanh, up: "fc1".into(), down: "fc2".into() };
     moe.bias = true;
-    let branches = [Branch::mixer("", norm, "mixer", mixer).no_norm(), Branch::ffn("", norm, "moe", moe).no_norm()];
-    let layer = Layer::parallel(Some(("ln".into(), norm)), branches);
+    let layer = parallel(norm, ["ln", "mixer", "moe"], mixer, moe);
     let layers = vec![layer; size_or(c, "num_layers", 32)? as usize];
-    let mut b = Blueprint::new(size_or(c, "num_vocab", 51_200)?, hidden, norm, false, layers).paths(
-        "transformer.embd.wte",
-        "transformer.h",
-        "lm_head.ln",
-    );
+    let b = Blueprint::new(size_or(c, "num_vocab", 51_200)?, hidden, norm, false, layers);
+    let mut b = b.paths("transformer.embd.wte", "transformer.h", "lm_head.ln");
     (b.head.path, b.head.bias) = ("lm_head.linear".into(), true);
     Ok(b)
 }

@@ -25,20 +25,17 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
         .qk_norm(QkNormKind::RowPerHead, Norm::rms(1e-6));
     let mlp = Mlp::swiglu(d.hidden, d.inner).fused_gate_up("gate_up_proj", "down_proj");
     let attends = attention_layers(c, d.layers)?;
-    let layers = (0..d.layers)
-        .map(|i| {
-            let mixer = match attends(i) {
-                true => Branch::mixer("pre_mixer_norm", norm(1.0), "mixer", attention.clone()),
-                false => Branch::mixer("pre_mixer_norm", norm(1.0), "mixer", mamba.clone()),
-            };
-            let ffn = Branch::ffn("pre_mlp_norm", norm(1.0), "mlp", mlp.clone());
-            Layer::sequential([
-                mixer.post_norm("post_mixer_norm", norm(0.2)),
-                ffn.post_norm("post_mlp_norm", norm(5f32.powf(-1.5))),
-            ])
-        })
-        .collect();
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm(1.0), tied_or(c, true)?, layers);
+    let mut b = decoder(&d, norm(1.0), tied_or(c, true)?, |i| {
+        let mixer = match attends(i) {
+            true => Branch::mixer("pre_mixer_norm", norm(1.0), "mixer", attention.clone()),
+            false => Branch::mixer("pre_mixer_norm", norm(1.0), "mixer", mamba.clone()),
+        };
+        let ffn = Branch::ffn("pre_mlp_norm", norm(1.0), "mlp", mlp.clone());
+        Layer::sequential([
+            mixer.post_norm("post_mixer_norm", norm(0.2)),
+            ffn.post_norm("post_mlp_norm", norm(5f32.powf(-1.5))),
+        ])
+    });
     b.layers_path = "model.layers.layers".into();
     Ok(b)
 }

@@ -17,12 +17,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .bias(bias);
     mixer.qkv_bias = true;
     let mlp = Mlp::swiglu(d.hidden, d.inner / 2).gated_as("w2", "w1", "c_proj").bias(bias);
-    let layer = Layer::sequential([Branch::mixer("ln_1", norm, "attn", mixer), Branch::ffn("ln_2", norm, "mlp", mlp)]);
-    let mut b = Blueprint::new(d.vocab, d.hidden, norm, false, vec![layer; d.layers as usize]).paths(
-        "transformer.wte",
-        "transformer.h",
-        "transformer.ln_f",
-    );
+    let layer = pre_norms(norm, ["ln_1", "attn", "ln_2", "mlp"], mixer, mlp);
+    let mut b = alike(&d, norm, false, layer).paths("transformer.wte", "transformer.h", "transformer.ln_f");
     b.head.bias = bias;
     Ok(b)
 }

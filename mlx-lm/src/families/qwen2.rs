@@ -8,10 +8,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
     let mut mixer = attention(c, &d)?;
     mixer.qkv_bias = true;
-    let layer = Layer::sequential([
-        Branch::mixer("input_layernorm", rms(&d), "self_attn", mixer),
-        Branch::ffn("post_attention_layernorm", rms(&d), "mlp", swiglu(&d)),
-    ]);
+    let layer =
+        pre_norms(rms(&d), ["input_layernorm", "self_attn", "post_attention_layernorm", "mlp"], mixer, swiglu(&d));
     let tied = tied_or(c, true)?;
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied, vec![layer; d.layers as usize]))
+    Ok(alike(&d, rms(&d), tied, layer))
 }

@@ -2,11 +2,10 @@
 
 use super::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["qwen2_moe"], blueprint, checkpoint };
+pub const FAMILY: Family = Family { model_types: &["qwen2_moe"], blueprint, checkpoint: experts_checkpoint };
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
-    let d = dims(c)?;
-    let d = Dims { head_dim: d.hidden / d.heads, ..d };
+    let d = dims_shared(c)?;
     let mut mixer = Attention::new(d.hidden, d.heads, d.kv_heads, d.head_dim)
         .rope(Rope::from_config(&c.rope()?, d.head_dim, 1e6).traditional(c.flag_or("rope_traditional", false)?));
     mixer.qkv_bias = true;
@@ -18,10 +17,5 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         Some("shared_expert_gate"),
     );
     let layer = llama_layer(&d, mixer, moe);
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), false, vec![layer; d.layers as usize]))
-}
-
-fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
-    plain_checkpoint(c, t)?;
-    stack_experts(t, size(c, "num_hidden_layers")?, size(c, "num_experts")?, "mlp.experts", "mlp.switch_mlp")
+    Ok(alike(&d, rms(&d), false, layer))
 }

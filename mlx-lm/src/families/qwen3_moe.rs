@@ -2,7 +2,7 @@
 
 use super::prelude::*;
 
-pub const FAMILY: Family = Family { model_types: &["qwen3_moe"], blueprint, checkpoint };
+pub const FAMILY: Family = Family { model_types: &["qwen3_moe"], blueprint, checkpoint: experts_checkpoint };
 
 pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
@@ -13,21 +13,13 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         Moe::swiglu(d.hidden, size(c, "moe_intermediate_size")?, experts, size(c, "num_experts_per_tok")?, router);
     let dense_only = c.opt_usizes("mlp_only_layers")?.unwrap_or_default();
     let every = size_or(c, "decoder_sparse_step", 1)?.max(1);
-    let layers = (0..d.layers)
-        .map(|i| {
-            let sparse = experts > 0 && !dense_only.contains(&(i as usize)) && (i + 1) % every == 0;
-            let name = "post_attention_layernorm";
-            let ffn = match sparse {
-                true => Branch::ffn(name, rms(&d), "mlp", moe.clone()),
-                false => Branch::ffn(name, rms(&d), "mlp", swiglu(&d)),
-            };
-            Layer::sequential([Branch::mixer("input_layernorm", rms(&d), "self_attn", mixer.clone()), ffn])
-        })
-        .collect();
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers))
-}
-
-fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
-    plain_checkpoint(c, t)?;
-    stack_experts(t, size(c, "num_hidden_layers")?, size(c, "num_experts")?, "mlp.experts", "mlp.switch_mlp")
+    Ok(decoder(&d, rms(&d), tied_or(c, false)?, |i| {
+        let sparse = experts > 0 && !dense_only.contains(&(i as usize)) && (i + 1) % every == 0;
+        let name = "post_attention_layernorm";
+        let ffn = match sparse {
+            true => Branch::ffn(name, rms(&d), "mlp", moe.clone()),
+            false => Branch::ffn(name, rms(&d), "mlp", swiglu(&d)),
+        };
+        Layer::sequential([Branch::mixer("input_layernorm", rms(&d), "self_attn", mixer.clone()), ffn])
+    }))
 }

@@ -33,17 +33,9 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         .qk_norm(QkNormKind::PerHead, rms(&d))
         .rope(Rope::from_config(&rope, rotated, theta));
     full.gate = Some(OutputGate::InQuery);
-    let heads = DeltaHeads {
-        hidden: d.hidden,
-        key_heads: size_or(c, "linear_num_key_heads", 16)?,
-        value_heads: size_or(c, "linear_num_value_heads", 64)?,
-        key_dim: size_or(c, "linear_key_head_dim", 192)?,
-        value_dim: size_or(c, "linear_value_head_dim", 128)?,
-        conv: Some(size_or(c, "linear_conv_kernel_dim", 4)?),
-        conv_bias: false,
-        negative_eigenvalues: false,
-        eps: d.eps,
-    };
+    let heads = [size_or(c, "linear_num_key_heads", 16)?, size_or(c, "linear_num_value_heads", 64)?];
+    let widths = [size_or(c, "linear_key_head_dim", 192)?, size_or(c, "linear_value_head_dim", 128)?];
+    let heads = DeltaHeads::new(d.hidden, heads, widths, size_or(c, "linear_conv_kernel_dim", 4)?, d.eps);
     let layout = if is_next(c) { GatedDeltaLayout::Packed } else { GatedDeltaLayout::Joined };
     let linear = GatedDelta { heads: check_heads(c, "linear_num_value_heads", heads)?, layout, gate: true };
     let interval = size_or(c, "full_attention_interval", 4)?.max(1);
@@ -60,28 +52,24 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
             Some(moe.shared("shared_expert", shared, Some("shared_expert_gate")))
         }
     };
-    let layers = (0..d.layers)
-        .map(|i| {
-            let mixer = match (i + 1) % interval == 0 {
-                true => Branch::mixer("input_layernorm", rms(&d), "self_attn", full.clone()),
-                false => Branch::mixer("input_layernorm", rms(&d), "linear_attn", linear.clone()),
-            };
-            let sparse = !dense_only.contains(&(i as usize)) && (i + 1) % every == 0;
-            let ffn = match &moe {
-                Some(m) if sparse => Branch::ffn("post_attention_layernorm", rms(&d), "mlp", m.clone()),
-                _ => Branch::ffn("post_attention_layernorm", rms(&d), "mlp", swiglu(&d)),
-            };
-            Layer::sequential([mixer, ffn])
-        })
-        .collect();
-    let b = Blueprint::new(d.vocab, d.hidden, rms(&d), tied_or(c, false)?, layers);
+    let b = decoder(&d, rms(&d), tied_or(c, false)?, |i| {
+        let mixer = match (i + 1) % interval == 0 {
+            true => Branch::mixer("input_layernorm", rms(&d), "self_attn", full.clone()),
+            false => Branch::mixer("input_layernorm", rms(&d), "linear_attn", linear.clone()),
+        };
+        let sparse = !dense_only.contains(&(i as usize)) && (i + 1) % every == 0;
+        let ffn = match &moe {
+            Some(m) if sparse => Branch::ffn("post_attention_layernorm", rms(&d), "mlp", m.clone()),
+            _ => Branch::ffn("post_attention_layernorm", rms(&d), "mlp", swiglu(&d)),
+        };
+        Layer::sequential([mixer, ffn])
+    });
     Ok(if matches!(c.model_type(), "qwen3_5" | "qwen3_5_moe") { b.wrapped() } else { b })
 }
 
 pub fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
-    t.drop_where(|n| n.starts_with("vision_tower.") || n.starts_with("model.visual.") || n.contains("mtp."));
-    t.replace_prefix("model.language_model.", "model.")?;
-    t.replace_prefix("language_model.", "")?;
+    text_names(t)?;
+    t.drop_where(|n| n.contains("mtp."));
     plain_checkpoint(c, t)?;
     let (layers, experts) = (size(c, "num_hidden_layers")?, size_or(c, "num_experts", 0)?);
     let published_experts = t.names().any(|n| n.contains(".mlp.experts.0."));

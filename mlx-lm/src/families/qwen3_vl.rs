@@ -3,11 +3,7 @@
 use super::prelude::*;
 use super::qwen3;
 
-pub const FAMILY: Family = Family { model_types: &["qwen3_vl"], blueprint, checkpoint };
-
-pub fn blueprint(c: &Config) -> Result<Blueprint> {
-    (qwen3::FAMILY.blueprint)(c)
-}
+pub const FAMILY: Family = Family { model_types: &["qwen3_vl"], blueprint: qwen3::blueprint, checkpoint };
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     text_names(t)?;

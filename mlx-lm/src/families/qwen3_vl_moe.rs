@@ -3,11 +3,7 @@
 use super::prelude::*;
 use super::qwen3_moe;
 
-pub const FAMILY: Family = Family { model_types: &["qwen3_vl_moe"], blueprint, checkpoint };
-
-pub fn blueprint(c: &Config) -> Result<Blueprint> {
-    (qwen3_moe::FAMILY.blueprint)(c)
-}
+pub const FAMILY: Family = Family { model_types: &["qwen3_vl_moe"], blueprint: qwen3_moe::blueprint, checkpoint };
 
 fn checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
     text_names(t)?;

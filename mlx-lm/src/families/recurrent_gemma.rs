@@ -8,9 +8,7 @@ pub const FAMILY: Family = Family { model_types: &["recurrent_gemma"], blueprint
 /// keys and values; the norms within layers have an eps of their own.
 fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
-    if d.hidden % d.heads != 0 {
-        return Err(c.error("num_attention_heads", format!("{} does not divide {}", d.heads, d.hidden)));
-    }
+    divides(c, "num_attention_heads", d.heads, d.hidden)?;
     let head_dim = d.hidden / d.heads;
     let norm = Norm::rms_offset(1e-5, 1.0);
     let window = size(c, "attention_window_size")?;

@@ -16,6 +16,5 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
         feature_map: feature_map(c, "feature_map")?,
         output: HeadOutput::swish(affine(c, eps(c)?)?, gate, fused),
     };
-    let mixer: Part = Rc::new(mixer);
-    fla_decoder_with(c, hidden, 24, 2, |_| Ok(mixer.clone()))
+    fla_decoder_with(c, hidden, 24, 2, mixer)
 }

@@ -8,12 +8,8 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let d = dims(c)?;
     let norm = Norm::layer(c.f32_or("layer_norm_eps", 1e-5f32)?, true);
     let head_dim = d.hidden / d.heads;
-    let mut mixer = Attention::new(d.hidden, d.heads, d.kv_heads, head_dim).rope(Rope::partial(
-        &c.rope()?,
-        head_dim,
-        0.25,
-        10_000.0,
-    ));
+    let rope = Rope::partial(&c.rope()?, head_dim, 0.25, 10_000.0);
+    let mut mixer = Attention::new(d.hidden, d.heads, d.kv_heads, head_dim).rope(rope);
     mixer.qkv_bias = c.flag_or("use_qkv_bias", false)?;
     mixer.f32_scores = true;
     if c.flag_or("qk_layernorm", false)? {
@@ -21,16 +17,11 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
         mixer = mixer.qk_norm_named(kind, Norm::layer(norm.eps, false), "q_layernorm", "k_layernorm", false);
     }
     let layer = if c.flag_or("use_parallel_residual", false)? {
-        let branches =
-            [Branch::mixer("", norm, "self_attn", mixer).no_norm(), Branch::ffn("", norm, "mlp", swiglu(&d)).no_norm()];
-        Layer::parallel(Some(("input_layernorm".into(), norm)), branches)
+        parallel(norm, ["input_layernorm", "self_attn", "mlp"], mixer, swiglu(&d))
     } else {
-        Layer::sequential([
-            Branch::mixer("input_layernorm", norm, "self_attn", mixer),
-            Branch::ffn("post_attention_layernorm", norm, "mlp", swiglu(&d)),
-        ])
+        pre_norms(norm, ["input_layernorm", "self_attn", "post_attention_layernorm", "mlp"], mixer, swiglu(&d))
     };
-    Ok(Blueprint::new(d.vocab, d.hidden, norm, false, vec![layer; d.layers as usize]))
+    Ok(alike(&d, norm, false, layer))
 }
 
 /// One norm per head becomes one with a row per head.

@@ -9,9 +9,6 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let norm = Norm::layer(c.f32_or("norm_epsilon", 1e-5f32)?, true);
     let mixer = attention(c, &d)?.bias(true).rope(Rope::from_config(&c.rope()?, d.head_dim, 100_000.0));
     let mlp = Mlp::plain(d.hidden, d.inner, Activation::Gelu, "c_fc", "c_proj").bias(true);
-    let layer = Layer::sequential([
-        Branch::mixer("input_layernorm", norm, "self_attn", mixer),
-        Branch::ffn("post_attention_layernorm", norm, "mlp", mlp),
-    ]);
-    Ok(Blueprint::new(d.vocab, d.hidden, norm, tied_or(c, true)?, vec![layer; d.layers as usize]))
+    let layer = pre_norms(norm, ["input_layernorm", "self_attn", "post_attention_layernorm", "mlp"], mixer, mlp);
+    Ok(alike(&d, norm, tied_or(c, true)?, layer))
 }

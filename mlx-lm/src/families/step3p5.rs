@@ -15,33 +15,27 @@ pub fn blueprint(c: &Config) -> Result<Blueprint> {
     let (routed, shared) = (limits("swiglu_limits")?, limits("swiglu_limits_shared")?);
     let limit =
         |list: &[f64], i: i32| list.get(i as usize).map(|&l| l as f32).filter(|&l| l > 0.0).map(Clip::Activated);
-    let layers = (0..d.layers)
-        .map(|i| {
-            let mixer = mixer(c, &d, i as usize, slides[i as usize])?;
-            let dense = |inner: i32| Mlp { limit: limit(&shared, i), ..Mlp::swiglu(d.hidden, inner) };
-            if !sparse.contains(&i) {
-                return Ok(llama_layer(&d, mixer, dense(d.inner)));
-            }
-            let mut router = Router::noaux(
-                None,
-                c.flag_or("norm_expert_weight", true)?,
-                c.f32_or("moe_router_scaling_factor", 3f32)?,
-            );
-            router.name = "gate.gate".into();
-            router.correction = Some("gate.router_bias".into());
-            let (inner, experts) = (size_or(c, "moe_intermediate_size", 1280)?, size_or(c, "moe_num_experts", 288)?);
-            let mut moe = Moe::swiglu(d.hidden, inner, experts, size_or(c, "moe_top_k", 8)?, router).shared(
-                "share_expert",
-                dense(size_or(c, "share_expert_dim", 1280)?),
-                None,
-            );
-            if let Some(clip) = limit(&routed, i) {
-                moe.body = Experts::Clipped { activation: Activation::Silu, clip };
-            }
-            Ok(llama_layer(&d, mixer, moe))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    Ok(Blueprint::new(d.vocab, d.hidden, rms(&d), false, layers))
+    try_decoder(&d, rms(&d), false, |i| {
+        let mixer = mixer(c, &d, i as usize, slides[i as usize])?;
+        let dense = |inner: i32| Mlp { limit: limit(&shared, i), ..Mlp::swiglu(d.hidden, inner) };
+        if !sparse.contains(&i) {
+            return Ok(llama_layer(&d, mixer, dense(d.inner)));
+        }
+        let mut router =
+            Router::noaux(None, c.flag_or("norm_expert_weight", true)?, c.f32_or("moe_router_scaling_factor", 3f32)?);
+        router.name = "gate.gate".into();
+        router.correction = Some("gate.router_bias".into());
+        let (inner, experts) = (size_or(c, "moe_intermediate_size", 1280)?, size_or(c, "moe_num_experts", 288)?);
+        let mut moe = Moe::swiglu(d.hidden, inner, experts, size_or(c, "moe_top_k", 8)?, router).shared(
+            "share_expert",
+            dense(size_or(c, "share_expert_dim", 1280)?),
+            None,
+        );
+        if let Some(clip) = limit(&routed, i) {
+            moe.body = Experts::Clipped { activation: Activation::Silu, clip };
+        }
+        Ok(llama_layer(&d, mixer, moe))
+    })
 }
 
 fn mixer(c: &Config, d: &Dims, i: usize, slides: bool) -> Result<Attention> {

@@ -220,7 +220,7 @@ impl Tensors {
     ///
     /// Does nothing when expert 0 is absent; a later one that is missing is an error.
     pub fn stack(&mut self, n: i32, from: impl Fn(i32) -> String, to: impl Into<String>) -> Result<()> {
-        if !self.has(&from(0)) {
+        if n == 0 || !self.has(&from(0)) {
             return Ok(());
         }
         let parts = (0..n).map(|e| self.take(&from(e))).collect::<Result<Vec<_>>>()?;

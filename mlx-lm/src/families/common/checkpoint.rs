@@ -1,9 +1,6 @@
 //! Quirks of checkpoints that many families share.
 
-use super::tied_or;
-use crate::Result;
-use crate::config::Config;
-use crate::weights::Tensors;
+use crate::families::prelude::*;
 
 /// As [`plain_checkpoint`], for families whose head is tied by default.
 pub fn tied_checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
@@ -24,7 +21,10 @@ pub fn plain_checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
 
 /// The text part of a multimodal checkpoint under plain names: towers are dropped, `language_model.` goes.
 pub fn text_names(t: &mut Tensors) -> Result<()> {
-    const TOWERS: [&str; 8] = [
+    const TOWERS: [&str; 11] = [
+        "mm_projector.",
+        "vision_adapter.",
+        "vision_projection.",
         "vision_tower.",
         "vision_model.",
         "multi_modal_projector.",

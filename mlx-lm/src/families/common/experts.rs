@@ -1,16 +1,40 @@
 //! Experts under the usual keys, and their tensors.
 
-use super::{Dims, size, size_or};
-use crate::Result;
-use crate::blueprint::{GroupScore, Groups, Mlp, Moe, Router};
-use crate::config::Config;
-use crate::weights::Tensors;
+use crate::families::prelude::*;
 
 /// Stacks published per-expert tensors of all layers: `model.layers.L.{from}.E.{leaf}` become
 /// `model.layers.L.{to}.{leaf}`, for weights, scales and biases of gate, up and down.
 pub fn stack_experts(t: &mut Tensors, layers: i32, experts: i32, from: &str, to: &str) -> Result<()> {
     let leaves = [("gate_proj", "gate_proj"), ("up_proj", "up_proj"), ("down_proj", "down_proj")];
     stack_experts_named(t, layers, experts, from, to, &leaves)
+}
+
+/// How many experts the config counts, under whatever key it has; without one, as many as there are under `from`.
+fn expert_count(c: &Config, t: &Tensors, from: &str) -> Result<i32> {
+    let keys = ["num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts"];
+    let at = format!(".{from}.");
+    let number = |n: &str| n.split_once(&at)?.1.split('.').next()?.parse::<i32>().ok();
+    match keys.into_iter().find(|k| c.has(k)) {
+        Some(key) => size(c, key),
+        None => Ok(t.names().filter_map(number).max().map_or(0, |last| last + 1)),
+    }
+}
+
+/// [`plain_checkpoint`], and published experts one by one under `mlp.experts` become `mlp.switch_mlp`.
+pub fn experts_checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    plain_checkpoint(c, t)?;
+    let experts = expert_count(c, t, "mlp.experts")?;
+    stack_experts(t, size(c, "num_hidden_layers")?, experts, "mlp.experts", "mlp.switch_mlp")
+}
+
+/// [`plain_checkpoint`], and experts under mixtral's names, w1, w3, w2 of `block_sparse_moe.experts`, are stacked.
+pub fn mixtral_checkpoint(c: &Config, t: &mut Tensors) -> Result<()> {
+    plain_checkpoint(c, t)?;
+    let (layers, names) =
+        (size(c, "num_hidden_layers")?, [("w1", "gate_proj"), ("w3", "up_proj"), ("w2", "down_proj")]);
+    let (from, to) = ("block_sparse_moe.experts", "block_sparse_moe.switch_mlp");
+    let experts = expert_count(c, t, from)?;
+    stack_experts_named(t, layers, experts, from, to, &names)
 }
 
 /// As [`stack_experts`], with the published leaf names and what they become (mixtral's w1, w3, w2).
@@ -35,14 +59,6 @@ pub fn stack_experts_named(
 pub fn stack_matrices(t: &mut Tensors, experts: i32, from: impl Fn(i32) -> String, to: &str) -> Result<()> {
     let leaves = ["weight", "scales", "biases", "bias", "global_scale", "codebook"];
     leaves.iter().try_for_each(|leaf| t.stack(experts, |e| format!("{}.{leaf}", from(e)), format!("{to}.{leaf}")))
-}
-
-/// Width of the shared experts, if the config has any (`n_shared_experts`).
-pub fn shared_width(c: &Config) -> Result<Option<i32>> {
-    Ok(match c.opt_usize("n_shared_experts")? {
-        None | Some(0) => None,
-        Some(n) => Some(size(c, "moe_intermediate_size")? * n as i32),
-    })
 }
 
 /// `n_group` groups of experts, of which the `topk_group` with the best two are chosen from (DeepSeek-V3).
@@ -70,10 +86,7 @@ pub fn noaux_moe(c: &Config, d: &Dims) -> Result<Moe> {
     let renormalise = top_k > 1 && c.flag_or("norm_topk_prob", true)?;
     let router = Router::noaux(Some(groups), renormalise, c.f32_or("routed_scaling_factor", 1f32)?);
     let moe = Moe::swiglu(d.hidden, size(c, "moe_intermediate_size")?, size(c, "n_routed_experts")?, top_k, router);
-    Ok(match shared_width(c)? {
-        Some(inner) => moe.shared("shared_experts", Mlp::swiglu(d.hidden, inner), None),
-        None => moe,
-    })
+    Ok(moe.shared_experts(size(c, "moe_intermediate_size")? * size_or(c, "n_shared_experts", 0)?))
 }
 
 /// `{from}.gate_up_proj` [E, 2 I, D] and `{from}.down_proj` [E, D, I] (transformers) become matrices under `to`.

@@ -1,34 +1,20 @@
 //! The decoder that all models of the linear-attention library (`fla`) share.
 
-use super::{check_heads, fit, plain_checkpoint, size, size_or, tied_or};
-use crate::blueprint::{
-    Activation, Attention, Blueprint, Branch, BranchPart, DeltaHeads, Layer, LinearHeads, Mlp, Norm, Part,
-    ResidualBranch, ResidualLayer, ResidualMix, Rope, ShortConvs,
-};
-use crate::config::{Config, Section};
-use crate::weights::Tensors;
-use crate::{Error, Result};
-use std::rc::Rc;
+use crate::families::prelude::*;
 
 /// `attn_norm`, `attn`, `mlp_norm`, `mlp` in every layer, around the family's mixer or, where `attn` lists the layer,
 /// softmax attention.
-pub fn fla_decoder(c: &Config, hidden: i32, layers: i32, mixer: impl Fn(i32) -> Result<Part>) -> Result<Blueprint> {
+pub fn fla_decoder(c: &Config, hidden: i32, layers: i32, mixer: impl Spec) -> Result<Blueprint> {
     fla_decoder_with(c, hidden, layers, 4, mixer)
 }
 
 /// As [`fla_decoder`], with another default of `hidden_ratio`.
-pub fn fla_decoder_with(
-    c: &Config,
-    hidden: i32,
-    layers: i32,
-    ratio: i32,
-    mixer: impl Fn(i32) -> Result<Part>,
-) -> Result<Blueprint> {
+pub fn fla_decoder_with(c: &Config, hidden: i32, layers: i32, ratio: i32, mixer: impl Spec) -> Result<Blueprint> {
     let block = residual_block(c)?;
     let layers = size_or(c, "num_hidden_layers", layers)?;
     let norm = Norm::rms(eps(c)?);
     let attention = hybrid_attention(c, hidden, layers)?;
-    let mlp: Part = Rc::new(mlp(c, hidden, ratio)?);
+    let (mixer, mlp): (Part, Part) = (Rc::new(mixer), Rc::new(mlp(c, hidden, ratio)?));
     let branch =
         |norm_name: &str, name: &str, part: BranchPart| Branch::new(Some((norm_name.into(), norm)), name, part);
     let layers = attention
@@ -37,7 +23,7 @@ pub fn fla_decoder_with(
         .map(|(i, attention)| {
             let attn = match attention {
                 Some(a) => Rc::new(a),
-                None => mixer(i as i32)?,
+                None => mixer.clone(),
             };
             let branches = [
                 branch("attn_norm", "attn", BranchPart::Mixer(attn)),
@@ -104,13 +90,9 @@ fn hybrid_attention(c: &Config, hidden: i32, layers: i32) -> Result<Vec<Option<A
 
 fn attention(s: &Section, hidden: i32) -> Result<Attention> {
     let heads = size(s, "num_heads")?;
-    if heads == 0 || hidden % heads != 0 {
-        return Err(s.error("num_heads", format!("{heads} does not divide {hidden}")));
-    }
+    divides(s, "num_heads", heads, hidden)?;
     let kv_heads = size_or(s, "num_kv_heads", heads)?;
-    if kv_heads == 0 || heads % kv_heads != 0 {
-        return Err(s.error("num_kv_heads", format!("{kv_heads} does not divide {heads} heads")));
-    }
+    divides(s, "num_kv_heads", kv_heads, heads)?;
     let rope = Rope::plain(hidden / heads, s.f64_or("rope_theta", 10_000.0)?);
     let mut a = Attention::new(hidden, heads, kv_heads, hidden / heads).rope(rope);
     a.qkv_bias = s.flag_or("qkv_bias", false)?;
@@ -128,17 +110,10 @@ pub fn delta_heads(c: &Config, hidden: i32, heads: i32, key_dim: i32, expand: f6
         return Err(c.error("expand_v", format!("it makes value heads {wide} wide")));
     }
     let short = c.flag_or("use_short_conv", true)?;
-    let h = DeltaHeads {
-        hidden,
-        key_heads,
-        value_heads: size_or(c, "num_v_heads", key_heads)?,
-        key_dim,
-        value_dim: wide as i32,
-        conv: if short { Some(size_or(c, "conv_size", 4)?) } else { None },
-        conv_bias: false,
-        negative_eigenvalues: c.flag_or("allow_neg_eigval", false)?,
-        eps: c.f32_or("norm_eps", 1e-6f32)?,
-    };
+    let heads = [key_heads, size_or(c, "num_v_heads", key_heads)?];
+    let mut h = DeltaHeads::new(hidden, heads, [key_dim, wide as i32], size_or(c, "conv_size", 4)?, eps(c)?);
+    h.conv = h.conv.filter(|_| short);
+    h.negative_eigenvalues = c.flag_or("allow_neg_eigval", false)?;
     check_heads(c, "num_v_heads", h)
 }
 
@@ -151,9 +126,8 @@ pub fn eps(c: &Config) -> Result<f32> {
 pub fn linear_heads(c: &Config, hidden: i32, heads: i32, expand: (f64, f64), conv: bool) -> Result<LinearHeads> {
     let heads = size_or(c, "num_heads", heads)?;
     let kv_heads = size_or(c, "num_kv_heads", heads)?;
-    if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 {
-        return Err(c.error("num_kv_heads", format!("{kv_heads} does not divide {heads} heads")));
-    }
+    divides(c, "num_kv_heads", kv_heads, heads)?;
+    divides(c, "num_heads", heads, heads)?;
     let width = |key: &str, by: f64| {
         let all = (f64::from(hidden) * by).round();
         match all as i32 % heads {

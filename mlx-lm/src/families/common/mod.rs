@@ -3,19 +3,16 @@
 mod checkpoint;
 mod experts;
 mod fla;
+mod gemma;
 mod layers;
 mod recurrent;
 
-pub use checkpoint::{drop_extra_layers, plain_checkpoint, text_names, tied_checkpoint};
-pub use experts::{
-    groups, groups_at, noaux_moe, shared_width, split_fused_experts, split_joined_experts, stack_experts,
-    stack_experts_named, stack_matrices,
-};
-pub use fla::{affine, delta_heads, eps, feature_map, fla_checkpoint, fla_decoder, fla_decoder_with, linear_heads};
-pub use layers::{
-    attention, llama_layer, llama_shape, pre_norm_layer, rms, rope, sandwich_layer, sliding_layers, swiglu,
-};
-pub use recurrent::{check_groups, check_heads, limits, time_step_limit};
+pub use checkpoint::*;
+pub use experts::*;
+pub use fla::*;
+pub use gemma::*;
+pub use layers::*;
+pub use recurrent::*;
 
 use crate::Result;
 use crate::config::{Config, Section};
@@ -33,9 +30,23 @@ pub fn size_or(c: &Section, key: &str, default: i32) -> Result<i32> {
     }
 }
 
+/// Several sizes.
+pub fn sizes<const N: usize>(c: &Section, keys: [&str; N]) -> Result<[i32; N]> {
+    let mut all = [0; N];
+    for (size, key) in all.iter_mut().zip(keys) {
+        *size = self::size(c, key)?;
+    }
+    Ok(all)
+}
+
 /// `n`, read under `key`, as the array layer counts it.
 pub fn fit(c: &Section, key: &str, n: usize) -> Result<i32> {
     i32::try_from(n).map_err(|_| c.error(key, format!("{n} is too large")))
+}
+
+/// An error unless `n`, read under `key`, divides `whole`.
+pub fn divides(c: &Section, key: &str, n: i32, whole: i32) -> Result<()> {
+    if n > 0 && whole % n == 0 { Ok(()) } else { Err(c.error(key, format!("{n} does not divide {whole}"))) }
 }
 
 /// Sizes that every decoder has.
@@ -54,6 +65,12 @@ pub struct Dims {
 /// Reads [`Dims`] under their usual keys; `head_dim` defaults to hidden / heads, `num_key_value_heads` to heads.
 pub fn dims(c: &Config) -> Result<Dims> {
     dims_with_layers(c, "num_hidden_layers")
+}
+
+/// As [`dims`] for families that read no `head_dim`: heads share the width.
+pub fn dims_shared(c: &Config) -> Result<Dims> {
+    let d = dims(c)?;
+    Ok(Dims { head_dim: d.hidden / d.heads, ..d })
 }
 
 /// As [`dims`], with the number of layers under another key.
@@ -92,9 +109,7 @@ pub fn read_dims(c: &Config, layers: &str) -> Result<Dims> {
 /// [`Dims`] under GPT-2's keys: `n_embd`, `n_layer`, `n_head`, `n_inner`; `eps` is `layer_norm_epsilon`.
 pub fn gpt_dims(c: &Config) -> Result<Dims> {
     let (hidden, heads) = (size(c, "n_embd")?, size(c, "n_head")?);
-    if heads == 0 || hidden % heads != 0 {
-        return Err(c.error("n_head", format!("{heads} does not divide n_embd {hidden}")));
-    }
+    divides(c, "n_head", heads, hidden)?;
     Ok(Dims {
         hidden,
         layers: size(c, "n_layer")?,

@@ -1,14 +1,10 @@
 //! What the recurrent families share.
 
-use crate::Result;
-use crate::blueprint::{DeltaHeads, Mamba2};
-use crate::config::Config;
+use crate::families::prelude::*;
 
 /// The mixer, if its groups divide its heads; `key` is where the config says how many groups there are.
 pub fn check_groups(c: &Config, key: &str, m: Mamba2) -> Result<Mamba2> {
-    if m.groups == 0 || m.heads % m.groups != 0 {
-        return Err(c.error(key, format!("{} does not divide {} heads", m.groups, m.heads)));
-    }
+    divides(c, key, m.groups, m.heads)?;
     Ok(m)
 }
 
