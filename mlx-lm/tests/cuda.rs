@@ -214,6 +214,38 @@ fn packed_caches_decode_as_on_the_cpu() {
 }
 
 #[test]
+fn pages_decode_as_one_buffer() {
+    if !card("pages_decode_as_one_buffer") {
+        return;
+    }
+    let (_, c, _) = models().swap_remove(0);
+    let model = load(&c, None);
+    let d = &model.decoder;
+    let all = ids(2, 60);
+    let token = |t: i32| all.slice_axis(1, t..t + 1);
+    let mut one = d.caches().unwrap();
+    let paged = |_: &_| Box::new(mlx_lm::cache::PagedKvCache::new(16)) as Box<dyn mlx_lm::cache::Cache>;
+    let mut pages: Caches = one.iter().map(paged).collect();
+    for caches in [&mut one, &mut pages] {
+        d.forward(&all.slice_axis(1, 0..20), caches).eval().unwrap();
+    }
+    let mut fork: Option<Caches> = None;
+    for t in 20..60 {
+        let (want, got) = (d.forward_last(&token(t), &mut one), d.forward_last(&token(t), &mut pages));
+        let e = error(&floats(&got), &floats(&want));
+        assert!(e < 1e-2, "token {t}: {e:e}");
+        if t == 36 {
+            fork = Some(pages.iter().map(|c| c.boxed_clone()).collect());
+        }
+        if t == 37 {
+            // a fork in the middle of a page goes on as the first did
+            let again = d.forward_last(&token(37), fork.as_mut().unwrap());
+            assert!(error(&floats(&again), &floats(&got)) < 1e-6);
+        }
+    }
+}
+
+#[test]
 fn rows_of_unequal_length_decode_as_alone() {
     if !card("rows_of_unequal_length_decode_as_alone") {
         return;

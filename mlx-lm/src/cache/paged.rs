@@ -3,10 +3,10 @@
 use super::kv::pad_left;
 use super::padding::Padding;
 use super::partial::Partial;
-use super::{Attend, Cache, Kv, Mark, MaskKey, Position, State, nbytes_of, take_rows, whole};
+use super::{Attend, Cache, Decode, Kv, Mark, MaskKey, Position, State, nbytes_of, take_rows, whole};
 use crate::{Error, Result};
-use mlx::fast::Mask;
-use mlx::{self as mx, Array};
+use mlx::fast::{DecodeAttention, KvBuffers, Mask, Place};
+use mlx::{self as mx, Array, Dtype};
 
 /// Keys and values [B, Hkv, T, D] of the tokens of one page.
 #[derive(Debug, Clone)]
@@ -25,9 +25,13 @@ pub struct PagedKvCache {
     size: i32,
     pages: Vec<Page>,
     open: Option<Page>,
+    /// The open page while steps of one kernel write it; `open` is then empty.
+    live: Option<KvBuffers>,
     /// Tokens in the open page, less than `size`.
     filled: i32,
     padding: Padding,
+    /// The padding as a decode kernel reads it.
+    starts: Option<Array>,
 }
 
 impl PagedKvCache {
@@ -36,7 +40,8 @@ impl PagedKvCache {
 
     /// An empty cache with pages of `size` tokens; a size below 1 counts as 1.
     pub fn new(size: i32) -> Self {
-        PagedKvCache { size: size.max(1), pages: Vec::new(), open: None, filled: 0, padding: Padding::default() }
+        let (pages, padding) = (Vec::new(), Padding::default());
+        PagedKvCache { size: size.max(1), pages, open: None, live: None, filled: 0, padding, starts: None }
     }
 
     /// A cache that starts with these full pages, as another cache holds them.
@@ -77,6 +82,22 @@ impl PagedKvCache {
         new
     }
 
+    /// The open page, for reading.
+    fn open_page(&self) -> Option<Page> {
+        let written = |live: &KvBuffers| {
+            let (keys, values) = live.arrays();
+            Page { keys, values }
+        };
+        self.live.as_ref().map(written).or_else(|| self.open.clone())
+    }
+
+    /// The open page, for writing by array ops.
+    fn take_open(&mut self) -> Option<Page> {
+        let Some(live) = self.live.take() else { return self.open.take() };
+        let (keys, values) = live.into_arrays();
+        Some(Page { keys, values })
+    }
+
     fn append(&mut self, k: &Array, v: &Array) {
         let (mut at, n) = (0, k.dim(2));
         while at < n {
@@ -86,11 +107,12 @@ impl PagedKvCache {
             if end - at == self.size {
                 self.pages.push(Page { keys: mx::contiguous(&keys), values: mx::contiguous(&values) });
             } else {
+                let size = self.size;
                 let room = |a: &Array| {
                     let [b, h, _, d] = a.dims();
-                    mx::zeros([b, h, self.size, d], a.dtype())
+                    mx::zeros([b, h, size, d], a.dtype())
                 };
-                let mut page = self.open.take().unwrap_or_else(|| Page { keys: room(k), values: room(v) });
+                let mut page = self.take_open().unwrap_or_else(|| Page { keys: room(k), values: room(v) });
                 let place = self.filled..self.filled + end - at;
                 page.keys.update_axis(2, place.clone(), &keys);
                 page.values.update_axis(2, place.clone(), &values);
@@ -107,7 +129,7 @@ impl PagedKvCache {
     /// What is written of each page, the first first.
     fn visible(&self) -> impl Iterator<Item = Page> + '_ {
         let written = |a: &Array| a.slice_axis(2, 0..self.filled);
-        let open = self.open.iter().map(move |p| Page { keys: written(&p.keys), values: written(&p.values) });
+        let open = self.open_page().map(move |p| Page { keys: written(&p.keys), values: written(&p.values) });
         self.pages.iter().cloned().chain(open)
     }
 }
@@ -121,17 +143,17 @@ impl Cache for PagedKvCache {
         self.pages.len() as i32 * self.size + self.filled
     }
     fn each(&self, f: &mut dyn FnMut(&Array)) {
-        self.pages.iter().chain(&self.open).flat_map(|p| [&p.keys, &p.values]).for_each(f);
+        self.pages.iter().chain(&self.open_page()).flat_map(|p| [&p.keys, &p.values]).for_each(f);
     }
     fn trim(&mut self, n: i32) -> i32 {
         let n = n.clamp(0, self.offset());
         let left = self.offset() - n;
         let (full, rest) = ((left / self.size) as usize, left % self.size);
         if full < self.pages.len() {
-            self.open = Some(self.pages[full].clone());
+            (self.open, self.live) = (Some(self.pages[full].clone()), None);
             self.pages.truncate(full);
         }
-        self.open = self.open.take().filter(|_| rest > 0);
+        self.open = self.take_open().filter(|_| rest > 0);
         self.filled = rest;
         n
     }
@@ -144,8 +166,18 @@ impl Cache for PagedKvCache {
     fn as_kv(&mut self) -> Option<&mut dyn Kv> {
         Some(self)
     }
+    fn as_decode(&mut self) -> Option<&mut dyn Decode> {
+        Some(self)
+    }
+    fn rows(&self) -> usize {
+        let first = self.pages.first().or(self.open.as_ref()).map(|p| p.keys.dim(0));
+        self.live.as_ref().map(KvBuffers::rows).or(first).unwrap_or(1) as usize
+    }
     fn nbytes_at(&self, n: i32) -> usize {
-        nbytes_of(self.pages.iter().chain(&self.open).take(1).flat_map(|p| [&p.keys, &p.values]), whole(n, self.size))
+        nbytes_of(
+            self.pages.iter().chain(&self.open_page()).take(1).flat_map(|p| [&p.keys, &p.values]),
+            whole(n, self.size),
+        )
     }
     fn join(&mut self, mut other: Box<dyn Cache>) -> Result<()> {
         let (mine, theirs) = (self.rows(), other.rows());
@@ -171,6 +203,43 @@ impl Cache for PagedKvCache {
     }
     fn state(&self) -> State {
         State::of_buffers(self.fetch().as_ref(), [self.offset()])
+    }
+}
+
+impl Decode for PagedKvCache {
+    fn is_decodable(&self, rows: i32, dtype: Dtype, a: &DecodeAttention<'_>) -> bool {
+        let fits = |b: &KvBuffers| b.rows() == rows && b.is_pages_supported(self.pages.len(), dtype, a);
+        match (&self.live, self.pages.last().or(self.open.as_ref())) {
+            (Some(live), _) => fits(live),
+            (None, Some(p)) => fits(&KvBuffers::new(p.keys.clone(), p.values.clone())),
+            (None, None) => false,
+        }
+    }
+
+    fn decode(&mut self, qkv: &Array, a: &DecodeAttention<'_>) -> Array {
+        let mut live = self.live.take().unwrap_or_else(|| {
+            let room = || mx::zeros([qkv.dim(0), a.kv_heads, self.size, a.head_dim], qkv.dtype());
+            let page = self.open.take().unwrap_or_else(|| Page { keys: room(), values: room() });
+            KvBuffers::new(page.keys, page.values)
+        });
+        if self.starts.is_none() {
+            self.starts = self.padding.starts();
+        }
+        let slot = self.offset();
+        let place = match &self.starts {
+            None => Place::At(slot),
+            Some(starts) => Place::Padded(slot, starts),
+        };
+        let full: Vec<_> = self.pages.iter().map(|p| (&p.keys, &p.values)).collect();
+        let o = live.attend_pages(qkv, &full, place, a);
+        self.filled = (self.filled + 1) % self.size;
+        if self.filled == 0 {
+            let (keys, values) = live.into_arrays();
+            self.pages.push(Page { keys, values });
+        } else {
+            self.live = Some(live);
+        }
+        o
     }
 }
 

@@ -88,11 +88,11 @@ pub struct KvBuffers {
     pub(super) arrays: SmallVec<[Array; 2]>,
     quant: Option<[Quant; 2]>,
     /// Counters of the kernel's last stage: zeros between launches.
-    counters: Option<Array>,
+    pub(super) counters: Option<Array>,
     /// The result of the last in-place step, until it is known to be queued.
     pub(super) pending: RefCell<Option<Array>>,
     /// Whether views may show slots that will be written (after a rewind), or the buffers came from elsewhere.
-    foreign: bool,
+    pub(super) foreign: bool,
 }
 
 impl Clone for KvBuffers {
@@ -165,7 +165,7 @@ impl KvBuffers {
     }
 
     /// Queues the last in-place write, so that ops built from here on run after it.
-    fn settle(&self) {
+    pub(super) fn settle(&self) {
         if let Some(p) = self.pending.take() {
             // a failure shows again where the result is used
             let _ = crate::async_eval([&p]);
@@ -209,7 +209,8 @@ impl KvBuffers {
             let groups = self.rows() * a.kv_heads;
             // small arrays live in memory that the host may touch: keep them larger
             let counters = self.counters.get_or_insert_with(|| crate::zeros([groups.max(64)], Dtype::Int32));
-            if let Some(out) = attention::attend(gpu, qkv, (&self.arrays, self.quant), counters, place, a) {
+            let buffers: SmallVec<[&Array; 6]> = self.arrays.iter().collect();
+            if let Some(out) = attention::attend(gpu, qkv, (&buffers, self.quant, None), counters, place, a) {
                 *self.pending.get_mut() = Some(out.clone());
                 return out;
             }
@@ -230,7 +231,7 @@ impl KvBuffers {
     }
 
     #[track_caller]
-    fn check(&self, qkv: &Array, place: Place<'_>, a: &DecodeAttention<'_>) {
+    pub(super) fn check(&self, qkv: &Array, place: Place<'_>, a: &DecodeAttention<'_>) {
         let first = &self.arrays[0];
         let &[b, h, t, _] = first.shape() else { refuse("attend", format!("keys {:?}", first.shape())) };
         let d = a.head_dim;

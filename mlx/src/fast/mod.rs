@@ -8,6 +8,7 @@ mod kernel;
 mod latent;
 mod layers;
 mod linear;
+mod pages;
 mod recurrent;
 
 pub use buffer::share_buffer;

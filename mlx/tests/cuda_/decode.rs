@@ -302,3 +302,63 @@ fn rows_of_a_ring_see_what_they_have_filled() {
     check(&Case { batch: 3, capacity: 64, norm: true, sinks: true, ..case(8, 1, 256) }, &places);
     check_packed(&Case { batch: 3, capacity: 64, ..case(4, 2, 128) }, [8, 4, 64], &places);
 }
+
+#[test]
+fn pages_are_read_where_they_lie() {
+    if !card("pages_are_read_where_they_lie") {
+        return;
+    }
+    fresh_seed();
+    let starts = Array::from_slice(&[0, 3, 40, 0], 4);
+    for (batch, h, k, d, size, padded) in
+        [(1, 4, 2, 64, 32, false), (1, 32, 2, 128, 16, false), (2, 8, 1, 256, 48, false), (3, 4, 2, 64, 32, true)]
+    {
+        let shape = [batch, k, size, d];
+        let page = || (normal(&shape, Dtype::Bfloat16, 1.0), normal(&shape, Dtype::Bfloat16, 1.0));
+        let wide = |a: &Array| a.astype(Dtype::Float32);
+        let all: Vec<_> = (0..6).map(|_| page()).collect();
+        let r = radians(d);
+        let a = DecodeAttention {
+            heads: h,
+            kv_heads: k,
+            head_dim: d,
+            scale: (d as f32).powf(-0.5),
+            rotation: Some(Rotation { radians: &r, traditional: false, feature_scale: 1.0 }),
+            qk_norm: None,
+            window: None,
+            softcap: None,
+            sinks: None,
+            next: None,
+        };
+        for full in [0, 1, 2, 3, 5] {
+            let pages: Vec<_> = all[..full].iter().map(|p| (&p.0, &p.1)).collect();
+            let exact: Vec<_> = all[..full].iter().map(|p| (wide(&p.0), wide(&p.1))).collect();
+            let exact: Vec<_> = exact.iter().map(|p| (&p.0, &p.1)).collect();
+            let (keys, values) = &all[5];
+            let mut fast = KvBuffers::new(keys + 0, values + 0);
+            let mut slow = KvBuffers::new(wide(keys), wide(values));
+            assert!(fast.is_pages_supported(full, Dtype::Bfloat16, &a));
+            let mut worst = 0f32;
+            for at in [0, 1, 15, size - 1] {
+                let slot = full as i32 * size + at;
+                if padded && slot < 40 {
+                    continue;
+                }
+                let place = if padded { Place::Padded(slot, &starts) } else { Place::At(slot) };
+                let qkv = normal(&[batch, (h + 2 * k) * d], Dtype::Bfloat16, 1.0);
+                poison((batch * h * d * 2) as usize);
+                let got = fast.attend_pages(&qkv, &pages, place, &a);
+                got.eval().unwrap();
+                let want = mx::with_device(Device::Cpu, || {
+                    let out = slow.attend_pages_plain(&wide(&qkv), &exact, place, &a);
+                    out.eval().unwrap();
+                    out
+                });
+                let ((k, v), (ke, ve)) = (fast.arrays(), slow.arrays());
+                worst = worst.max(error(&got, &want)).max(error(&k, &ke)).max(error(&v, &ve));
+            }
+            println!("d {d} {h}/{k} b {batch}, {full} full pages of {size}: {worst:.1e}");
+            assert!(worst < 8e-3, "d {d} {h}/{k} b {batch}, {full} full pages of {size}: {worst:e}");
+        }
+    }
+}

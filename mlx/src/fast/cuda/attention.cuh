@@ -1,6 +1,6 @@
 // One decode step of attention: a new token in each of B sequences. In one launch: [rms_norm of each head of q and k,]
 // RoPE on q and k, k and v written IN PLACE into the caches, softmax(q k^T * scale) v over the cached keys, merge.
-// qkv T [B, (HQ + 2 HKV) * D]: q heads, k heads, v heads. kc, vc [B, HKV, cap, D] as KF and VF store rows. All rows write
+// qkv T [B, (HQ + 2 HKV) * D]: q heads, k heads, v heads. kc, vc [B, HKV, cap, D] (of each page) as KF and VF store rows. All rows write
 // `slot`; row b sees slots starts[b] (0 without starts) to seen, or the last `window` of them; its position is
 // place - starts[b]. In a ring `slot` lies before `seen`, else they are the same; with starts `ring` is how many slots there are
 // and the slots that row b sees are those filled since token starts[b]. freq f32 [rot / 2]: radians a position; features from
@@ -9,7 +9,7 @@
 // sum). Grid (splits, HKV, B), NW warps. A warp takes 16 keys a step, scores and values both on the tensor cores with the
 // GQ query heads of a key head as rows; the block that comes last merges. D is a multiple of 32 up to 256, GQ <= 16.
 
-// A cache of rows: numbers, or words of codes with scales and offsets.
+// A cache of rows: numbers, or words of codes with scales and offsets, or (x) a table of pages. Row `key` lies behind `base`.
 struct Side {
   u8* x;
   u16 *scales, *biases;
@@ -19,7 +19,19 @@ struct Side {
 template <int D>
 struct DenseRows {
   static constexpr bool PACKED = false;
-  static __device__ __forceinline__ uint4 load(const Side& s, size_t row, int c) { return *(const uint4*)((const u16*)s.x + row * D + c); }
+  static __device__ __forceinline__ u16* at(const Side& s, size_t base, int key) { return (u16*)s.x + (base + key) * D; }
+  static __device__ __forceinline__ uint4 load(const Side& s, size_t base, int key, int c) { return *(const uint4*)(at(s, base, key) + c); }
+  static __device__ __forceinline__ void store(const Side&, size_t, const u16*, int) {}
+};
+
+// Rows of T in pages of SIZE keys.
+template <int D, int SIZE>
+struct PagedRows {
+  static constexpr bool PACKED = false;
+  static __device__ __forceinline__ u16* at(const Side& s, size_t base, int key) {
+    return ((u16* const*)s.x)[key / SIZE] + (base + key % SIZE) * D;
+  }
+  static __device__ __forceinline__ uint4 load(const Side& s, size_t base, int key, int c) { return *(const uint4*)(at(s, base, key) + c); }
   static __device__ __forceinline__ void store(const Side&, size_t, const u16*, int) {}
 };
 
@@ -27,7 +39,9 @@ struct DenseRows {
 template <int D, int BITS, int GROUP>
 struct PackedRows {
   static constexpr bool PACKED = true;
-  static __device__ __forceinline__ uint4 load(const Side& s, size_t row, int c) {
+  static __device__ __forceinline__ u16* at(const Side&, size_t, int) { return nullptr; }
+  static __device__ __forceinline__ uint4 load(const Side& s, size_t base, int key, int c) {
+    const size_t row = base + key;
     const u32* w = (const u32*)s.x + row * (D * BITS / 32) + c * BITS / 32;
     const size_t g = row * (D / GROUP) + c / GROUP;
     const u32 f = s.scales[g] * 0x10001u, b = s.biases[g] * 0x10001u;
@@ -110,7 +124,7 @@ __device__ __forceinline__ void attention(const u16* qkv, Side kc, Side vc, cons
   for (int j = warp; j < (writes ? GQ + 2 : GQ); j += NW) {
     const u16* x = row + (j < GQ ? h * GQ + j : j == GQ ? HQ + h : HQ + HKV + h) * D;
     if (j == GQ + 1) {
-      uint4* to = (uint4*)(VF::PACKED ? &fresh[1][0] : (u16*)vc.x + (base + slot) * D);
+      uint4* to = (uint4*)(VF::PACKED ? &fresh[PACKED ? 1 : 0][0] : VF::at(vc, base, slot));
       for (int i = lane; i < D / 8; i += 32) to[i] = ((const uint4*)x)[i];
       continue;
     }
@@ -121,7 +135,7 @@ __device__ __forceinline__ void attention(const u16* qkv, Side kc, Side vc, cons
       for (int e = 0; e < E; e++) v[e] = widen(x[lane + 32 * e]), ss += v[e] * v[e];
       f = rsqrtf(warp_sum(ss) / D + eps);
     }
-    u16* dst = j < GQ ? &qs[j][0] : KF::PACKED ? &fresh[0][0] : (u16*)kc.x + (base + slot) * D;
+    u16* dst = j < GQ ? &qs[j][0] : KF::PACKED ? &fresh[0][0] : KF::at(kc, base, slot);
     auto normed = [&](int i) {
       const float a = widen(x[i]);
       return norm ? rounded(a * f * widen(norm[i])) : a;
@@ -164,14 +178,14 @@ __device__ __forceinline__ void attention(const u16* qkv, Side kc, Side vc, cons
     for (int u = 0; u < 2; u++)
 #pragma unroll
       for (int j = 0; j < ND; j++)
-        kr[u][j] = KF::load(kc, base + min(kb + 8 * u + r, seen), j * 32 + t * 8);
+        kr[u][j] = KF::load(kc, base, min(kb + 8 * u + r, seen), j * 32 + t * 8);
 #pragma unroll
     for (int u = 0; u < 4; u++)
 #pragma unroll
       for (int j = 0; j < NV; j++) {
         vr[j][u] = make_uint4(0, 0, 0, 0);
         if (D % 64 == 0 || j * 64 + r * 8 < D)
-          vr[j][u] = VF::load(vc, base + min(kb + 2 * t + (u & 1) + 8 * (u >> 1), seen), j * 64 + r * 8);
+          vr[j][u] = VF::load(vc, base, min(kb + 2 * t + (u & 1) + 8 * (u >> 1), seen), j * 64 + r * 8);
       }
     float s[HALVES][4];
 #pragma unroll

@@ -21,12 +21,14 @@ struct Attention {
     next: bool,
     /// Bits and group of keys and of values; 0 bits are not packed.
     packed: [[u8; 2]; 2],
+    /// How many pages an argument list has room for, of how many keys; none for one buffer.
+    pages: Option<(u8, i32)>,
 }
 
 impl Spec for Attention {
     fn name(&self) -> String {
         format!(
-            "attention_{}_d{}g{}w{}_r{}{}n{}s{}p{}x{}_{:?}",
+            "attention_{}_d{}g{}w{}_r{}{}n{}s{}p{}x{}_{:?}{:?}",
             if self.f16 { "f16" } else { "bf16" },
             self.head_dim,
             self.group,
@@ -38,6 +40,7 @@ impl Spec for Attention {
             self.starts as u8,
             self.next as u8,
             self.packed,
+            self.pages,
         )
     }
 
@@ -67,12 +70,32 @@ impl Spec for Attention {
                 format!("PackedRows<{}, {bits}, {group}>", self.head_dim),
             ),
         };
-        let (keys, values) = (side(0, "kc"), side(1, "vc"));
+        let paged = |(count, size): (u8, i32), name: &str| {
+            let parameters: String = (0..count).map(|i| format!("u8* {name}{i}, ")).collect();
+            (
+                parameters,
+                format!("Side{{(u8*){name}, nullptr, nullptr}}"),
+                format!("PagedRows<{}, {size}>", self.head_dim),
+            )
+        };
+        let [keys, values] = match self.pages {
+            None => [side(0, "kc"), side(1, "vc")],
+            Some(p) => [paged(p, "kc"), paged(p, "vc")],
+        };
+        // the addresses of pages in a table
+        let tables: String = self.pages.map_or(String::new(), |(count, _)| {
+            let fill = |name: &str| (0..count).map(|i| format!("{name}[{i}] = {name}{i}; ")).collect::<String>();
+            format!(
+                "__shared__ u8 *kc[{count}], *vc[{count}];\nif (threadIdx.x == 0) {{ {} {} }}\n__syncthreads();\n",
+                fill("kc"),
+                fill("vc")
+            )
+        });
         format!(
             "#define HALF {}\n{COMMON}{ATTENTION}\nextern \"C\" __global__ void __launch_bounds__({threads}) {name}(\
              const u16* qkv, {}{}{parameters}u16* out, float* part, int slot, int last, int place, int cap, int ring, int \
              window, int rot, float eps, float scale, float cap_logit, float feature, int next_bytes) {{\n\
-             attention<{}, {}, {}, {}, {}, {}>(qkv, {}, {}, {arguments}out, part, slot, last, place, cap, ring, window, rot, \
+             {tables}attention<{}, {}, {}, {}, {}, {}>(qkv, {}, {}, {arguments}out, part, slot, last, place, cap, ring, window, rot, \
              eps, scale, cap_logit, feature, next_bytes);\n}}\n",
             self.f16 as u8,
             keys.0,
@@ -106,13 +129,14 @@ const WARPS: i32 = 4;
 /// Bytes of the next weight to bring into the cache meanwhile.
 const PREFETCH: usize = 12 << 20;
 
-/// The step; writes `counters` and both buffers in place. `None` if the card's compiler refuses the kernel.
+/// The step; writes `counters` and the buffers in place: those of one cache, or the pages of keys and as many of values of
+/// so many tokens, the last of which is written. `None` if the card's compiler refuses the kernel.
 ///
 /// The caller owns the buffers, has checked all shapes and dtypes, and keeps the result until readers may follow.
 pub(crate) fn attend(
     gpu: &Gpu,
     qkv: &Array,
-    (buffers, quant): (&[Array], Option<[Quant; 2]>),
+    (buffers, quant, pages): (&[&Array], Option<[Quant; 2]>, Option<i32>),
     counters: &Array,
     place: Place,
     a: &DecodeAttention,
@@ -131,6 +155,7 @@ pub(crate) fn attend(
         starts: place.starts().is_some(),
         next: a.next.is_some(),
         packed: quant.map_or([[0; 2]; 2], |q| q.map(|q| [q.bits as u8, q.group_size as u8])),
+        pages: pages.map(|size| ((buffers.len() / 2) as u8, size)),
     };
     let kernel = kernel(&KERNELS, spec, gpu)?;
     let [slot, last, position] = place.numbers();
@@ -141,7 +166,7 @@ pub(crate) fn attend(
     let splits = ((tiles + WARPS - 1) / WARPS).clamp(1, room);
     let mut inputs: SmallVec<[&Array; 14]> = SmallVec::new();
     inputs.push(qkv);
-    inputs.extend(buffers);
+    inputs.extend(buffers.iter().copied());
     let norms = [a.qk_norm.map(|n| n.0), a.qk_norm.map(|n| n.1)];
     inputs.extend([a.rotation.map(|r| r.radians), norms[0], norms[1], a.sinks, place.starts()].into_iter().flatten());
     inputs.push(counters);
