@@ -24,6 +24,8 @@ mod hub;
 mod inspect;
 #[path = "files/jang.rs"]
 mod jang;
+#[path = "files/jangtq.rs"]
+mod jangtq;
 #[path = "files/pack.rs"]
 mod pack;
 #[path = "files/random.rs"]

@@ -375,7 +375,8 @@ fn foreign(q: &Section, method: &str) -> Result<ForeignQuant> {
         "jang" => {
             let mut role_bits = BTreeMap::new();
             if let Some(roles) = q.opt_sub("mxtq_bits")? {
-                for role in roles.map().keys() {
+                // a role may have bits by projection: the bytes tell them
+                for (role, _) in roles.map().iter().filter(|(_, v)| !v.is_object()) {
                     role_bits.insert(role.clone(), roles.usize(role)?);
                 }
             }

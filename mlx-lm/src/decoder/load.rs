@@ -3,7 +3,7 @@
 use super::{Decoder, Registry};
 use crate::config::{Config, QuantConfig, Quantization};
 use crate::families;
-use crate::weights::{Checkpoint, Jang, Leaves, Tensors, foreign};
+use crate::weights::{Checkpoint, Jang, Leaves, Tensors, foreign, jangtq};
 use crate::{Error, Result};
 use std::path::Path;
 
@@ -68,6 +68,7 @@ impl Model {
         let progress = options.progress.unwrap_or(&mut silent);
         // shapes that no op accepts become errors, not crashes
         let decoder = mlx::catch(|| -> Result<Decoder> {
+            jangtq::place_all(&mut tensors)?;
             if let Some(f) = &foreign {
                 foreign::convert(f, &mut tensors)?;
             }

@@ -112,7 +112,9 @@ fn two_bits(bytes: &Array) -> Array {
 /// Gives streams and their sides plain names: `X.weight`, `X.scales`, `X.biases`.
 pub(super) fn rename(t: &mut Tensors) -> Result<()> {
     for name in t.select(|n| !n.ends_with("scales") && !n.ends_with("biases")) {
-        if !t.is_bytes(&name) {
+        // the bytes of codes have a book instead of sides
+        let codes = name.strip_suffix(".weight").is_some_and(|m| t.has(&format!("{m}.codebook")));
+        if codes || !t.is_bytes(&name) {
             continue;
         }
         let weight = name.strip_suffix(".packed").unwrap_or(&name);

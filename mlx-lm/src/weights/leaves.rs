@@ -106,7 +106,10 @@ impl Leaves {
         let l = self.at(name);
         let bias = if bias { Some(l.array("bias", &[output])?) } else { None };
         if let Some([codes, book]) = l.coded(&[], output, input)? {
-            return Ok(Leaf::new(name, Linear::codebook(codes, book, bias)));
+            let mut linear = Linear::codebook(codes, book, bias);
+            l.rotation(input)?.into_iter().for_each(|r| linear.set_rotation(r));
+            l.global_scale(&[], output)?.into_iter().for_each(|s| linear.set_global_scale(s));
+            return Ok(Leaf::new(name, linear));
         }
         let linear = match l.packed(&[output], input)? {
             Some(p) => {
@@ -133,7 +136,10 @@ impl Leaves {
     pub fn embedding(&self, name: &str, rows: i32, dims: i32) -> Result<Leaf<Embedding>> {
         let l = self.at(name);
         if let Some([codes, book]) = l.coded(&[], rows, dims)? {
-            return Ok(Leaf::new(name, Embedding::codebook(codes, book)));
+            let mut table = Embedding::codebook(codes, book);
+            l.rotation(dims)?.into_iter().for_each(|r| table.set_rotation(r));
+            l.global_scale(&[], rows)?.into_iter().for_each(|s| table.set_global_scale(s));
+            return Ok(Leaf::new(name, table));
         }
         let embedding = match l.packed(&[rows], dims)? {
             Some(p) => {
@@ -159,7 +165,10 @@ impl Leaves {
         let l = self.at(name);
         let bias = if bias { Some(l.array("bias", &[experts, output])?) } else { None };
         if let Some([codes, book]) = l.coded(&[experts], output, input)? {
-            return Ok(Leaf::new(name, SwitchLinear::codebook(codes, book, bias)));
+            let mut switch = SwitchLinear::codebook(codes, book, bias);
+            l.rotation(input)?.into_iter().for_each(|r| switch.set_rotation(r));
+            l.global_scale(&[experts], output)?.into_iter().for_each(|s| switch.set_global_scale(s));
+            return Ok(Leaf::new(name, switch));
         }
         let switch = match l.packed(&[experts, output], input)? {
             Some(p) => {
@@ -228,20 +237,26 @@ impl Leaves {
         self.shared.tensors.borrow().is_bytes(&self.path(name))
     }
 
-    /// The rotated basis of a packed weight: `signs` [blocks, block], as families leave them.
+    /// The rotated basis of a weight: `signs` [blocks, block], as families leave them, or `power_signs` [1 or experts, in]
+    /// of blocks of descending powers of two, the same for all experts.
     fn rotation(&self, input: i32) -> Result<Option<Rotation>> {
-        if !self.has("signs") {
+        let powers = self.has("power_signs");
+        let name = if powers { "power_signs" } else { "signs" };
+        if !self.has(name) {
             return Ok(None);
         }
-        let signs = self.any("signs")?;
-        let [blocks, block] = *signs.shape() else { return Err(self.wrong_shape("signs", signs.shape(), &[-1, -1])) };
+        let signs = self.any(name)?;
+        // those of each expert are stacked
+        let signs = if powers { signs.flatten(0, -2).slice_axis(0, 0..1) } else { signs };
+        let [blocks, block] = *signs.shape() else { return Err(self.wrong_shape(name, signs.shape(), &[-1, -1])) };
         if i64::from(blocks) * i64::from(block) != i64::from(input) {
-            return Err(self.wrong_shape("signs", signs.shape(), &[-1, block]));
+            return Err(self.wrong_shape(name, signs.shape(), &[-1, block]));
         }
-        if !signs.astype(Dtype::Float32).abs().eq(1.0).all(()).item::<bool>()? {
-            return Err(Error::tensor(self.path("signs"), "signs other than 1 and -1"));
+        if !self.is_outline() && !signs.astype(Dtype::Float32).abs().eq(1.0).all(()).item::<bool>()? {
+            return Err(Error::tensor(self.path(name), "signs other than 1 and -1"));
         }
-        Ok(Some(Rotation::new(signs.flatten(0, 1), block)))
+        let signs = signs.flatten(0, 1);
+        Ok(Some(if powers { Rotation::of_powers(signs) } else { Rotation::new(signs, block) }))
     }
 
     fn packed_random(&self, random: &RandomWeights, rows: &[i32], input: i32) -> Result<Option<Packed>> {

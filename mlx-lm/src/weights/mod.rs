@@ -13,6 +13,7 @@ pub mod gguf;
 mod gptq;
 mod inspect;
 mod jang;
+pub(crate) mod jangtq;
 mod leaves;
 mod packed;
 mod random;

@@ -120,6 +120,23 @@ impl Tensors {
             None => Err(Error::tensor(name, format!("missing in {}", self.origin))),
         }
     }
+    /// A stored whole number that says how others are to be read; it is taken out, also where only shapes are wanted.
+    pub fn take_number(&mut self, name: &str) -> Result<i64> {
+        let fail = || Error::tensor(name, format!("is not a whole number in {}", self.origin));
+        let Some(Tensor::Stored { checkpoint, from, dtype, .. }) = self.map.get(name) else { return Err(fail()) };
+        let bytes = checkpoint.bytes(from)?;
+        let number = match dtype {
+            Dtype::U8 => bytes.first().map(|b| i64::from(*b)),
+            Dtype::I32 | Dtype::U32 => {
+                bytes.get(..4).and_then(|b| Some(i64::from(i32::from_le_bytes(b.try_into().ok()?))))
+            }
+            Dtype::I64 => bytes.get(..8).and_then(|b| Some(i64::from_le_bytes(b.try_into().ok()?))),
+            _ => None,
+        };
+        let number = number.ok_or_else(fail)?;
+        self.remove(name);
+        Ok(number)
+    }
     /// As [`take`](Self::take), a float in the type that it is stored in.
     pub fn take_exact(&mut self, name: &str) -> Result<Array> {
         let float = self.float.take();

@@ -2,6 +2,7 @@
 
 use super::adapter::Adapter;
 use super::module::{LayerMut, Module, Param, Path};
+use super::rotation::Rotation;
 use super::weight::Weight;
 use crate::error::refuse;
 use crate::fast::Matrix;
@@ -45,6 +46,11 @@ impl SwitchLinear {
     #[track_caller]
     pub fn codebook(codes: Array, book: Array, bias: Option<Array>) -> Self {
         SwitchLinear { weight: Weight::codes(codes, book), bias: bias.map(Param::new), adapter: None }
+    }
+
+    /// Says that the weights are stored in a rotated basis, the same for all experts.
+    pub fn set_rotation(&mut self, rotation: Rotation) {
+        self.weight.rotation = Some(rotation.into());
     }
 
     /// A float32 factor on the product, `[E]` or [E, out]; in nvfp4 the largest number it holds (MLX's `global_scale`).

@@ -87,12 +87,10 @@ impl Weight {
     /// As [`to_dense`](Self::to_dense), a quantised one in this type.
     #[track_caller]
     pub fn to_dense_in(&self, dtype: Option<Dtype>) -> Array {
-        if let Some(book) = &self.book {
-            return book.rows(&self.weight);
-        }
-        let mut rows = match &self.packed {
-            None => self.weight.value().clone(),
-            Some(p) => crate::dequantize(&self.weight, &p.scales, p.biases.as_deref(), p.quant, dtype),
+        let mut rows = match (&self.packed, &self.book) {
+            (_, Some(book)) => book.rows(&self.weight),
+            (None, _) => self.weight.value().clone(),
+            (Some(p), _) => crate::dequantize(&self.weight, &p.scales, p.biases.as_deref(), p.quant, dtype),
         };
         if let Some(f) = self.factor() {
             // one for each matrix, or for each row
@@ -136,14 +134,12 @@ impl Weight {
     /// x @ weight.T for a weight [out, in].
     #[track_caller]
     pub fn matmul(&self, x: &Array) -> Array {
-        match (self.stored(), &self.book) {
-            (Some(m), _) => {
-                let y = fast::linear(&self.inward(x), &[m], Fused::default());
-                self.factor().map_or(y.clone(), |f| (y * f).astype(x.dtype()))
-            }
-            (None, Some(book)) => book.matmul(x, &self.weight),
+        let y = match (self.stored(), &self.book) {
+            (Some(m), _) => fast::linear(&self.inward(x), &[m], Fused::default()),
+            (None, Some(book)) => book.matmul(&self.inward(x), &self.weight),
             (None, None) => unreachable!("only codes have no matrix"),
-        }
+        };
+        self.factor().map_or(y.clone(), |f| (y * f).astype(x.dtype()))
     }
 
     /// Products with chosen experts of a weight [E, out, in], as [`fast::expert_linear`].
@@ -154,7 +150,7 @@ impl Weight {
         }
         let y = match (self.stored(), &self.book) {
             (Some(m), _) => fast::expert_linear(&self.inward(x), &[m], experts, None, sorted),
-            (None, Some(book)) => book.matmul_experts(x, &self.weight, experts, sorted),
+            (None, Some(book)) => book.matmul_experts(&self.inward(x), &self.weight, experts, sorted),
             (None, None) => unreachable!("only codes have no matrix"),
         };
         // [.., S] of matrices or [.., S, out] of rows against [.., S, 1, out]

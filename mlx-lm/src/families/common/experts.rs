@@ -57,7 +57,7 @@ pub fn stack_experts_named(
 
 /// Stacks the matrices of all experts, whatever they are made of: modules `from(e)` become `to`.
 pub fn stack_matrices(t: &mut Tensors, experts: i32, from: impl Fn(i32) -> String, to: &str) -> Result<()> {
-    let leaves = ["weight", "scales", "biases", "bias", "global_scale", "codebook"];
+    let leaves = ["weight", "scales", "biases", "bias", "global_scale", "codebook", "power_signs"];
     leaves.iter().try_for_each(|leaf| t.stack(experts, |e| format!("{}.{leaf}", from(e)), format!("{to}.{leaf}")))
 }
 
