@@ -2,7 +2,8 @@
 //!
 //! Weights follow from tensor names by a stated rule; each case is written as a real checkpoint and goes through the
 //! public loader. `MLX_LM_GOLDENS_DIR` names another directory with `families/` and `mixers/`; `GOLDENS_ONLY` keeps the
-//! cases whose name contains a text, `GOLDENS_PART=i/n` every n-th of them.
+//! cases whose name contains a text, `GOLDENS_PART=i/n` every n-th of them; `GOLDENS_TRACE` prints each as it begins and
+//! ends.
 
 #[path = "goldens/caches.rs"]
 mod caches;
@@ -45,14 +46,23 @@ fn goldens() {
     let (part, parts) = part();
     let jobs: Vec<Job> = all.filter(|j| j.name.contains(&only)).skip(part).step_by(parts).collect();
     let next = AtomicUsize::new(0);
+    let threads = std::env::var("RUST_TEST_THREADS").ok().and_then(|n| n.parse().ok());
+    let threads = threads.unwrap_or(std::thread::available_parallelism().map_or(2, usize::from).min(4));
+    let trace = std::env::var_os("GOLDENS_TRACE").is_some();
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|s| {
-        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from).min(4) {
+        for _ in 0..threads {
             // MLX walks graphs recursively: a deep toy model fits a main-thread-sized stack
             let work = || {
                 while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if trace {
+                        println!("begin {}", job.name);
+                    }
                     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (job.run)()))
                         .unwrap_or_else(|p| Err(format!("panic: {}", text(&p))));
+                    if trace {
+                        println!("end {} {result:?}", job.name);
+                    }
                     if let Err(e) = result {
                         failures.lock().unwrap().push(format!("{}: {e}", job.name));
                     }

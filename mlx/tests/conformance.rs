@@ -4,7 +4,8 @@
 //! general in its arguments; where the library knowingly answers otherwise, [`DIFFERENCES`] says so.
 //!
 //! An area is a line in [`AREAS`] and a `check` that turns one record into a verdict. `MLX_CONFORMANCE_ONLY` picks
-//! records by a part of their function's name; `journal` is for runs in parts on another device.
+//! records by a part of their function's name, `MLX_CONFORMANCE_AREAS` names areas; `journal` is for runs in parts on
+//! another device.
 
 mod conformance {
     pub mod args;
@@ -78,7 +79,9 @@ fn every_record_agrees() {
     let only = std::env::var("MLX_CONFORMANCE_ONLY").unwrap_or_default();
     let (mut agree, mut total, mut wrong, mut excused) = (0, 0, Vec::new(), 0);
     let mut journal = Journal::open();
-    for (name, check) in AREAS {
+    let areas = std::env::var("MLX_CONFORMANCE_AREAS").ok();
+    let wanted = |name: &str| areas.as_ref().is_none_or(|a| a.split(',').any(|a| a == name));
+    for (name, check) in AREAS.iter().filter(|a| wanted(a.0)) {
         let Some(area) = data::load(name) else { continue };
         let before = (agree, total);
         for case in area.cases.iter().filter(|c| c.name.contains(&only) || c.id == only) {

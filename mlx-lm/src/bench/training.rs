@@ -20,7 +20,8 @@ pub struct TrainOptions {
     /// Adapted layers, from the end; -1 is all.
     pub num_layers: i32,
     pub grad_checkpoint: bool,
-    pub compile: bool,
+    /// Whether the step is traced and replayed; by default on a GPU.
+    pub compile: Option<bool>,
 }
 
 /// Rates over all counted steps, the fastest one, and the highest memory of them.
@@ -30,6 +31,8 @@ pub struct TrainBenchmark {
     pub best_tokens_per_second: f64,
     pub iterations_per_second: f64,
     pub peak_memory_gb: f64,
+    /// The first step: tracing, and kernels that are compiled on first use.
+    pub first_step_seconds: f64,
     pub loss: f64,
     #[serde(flatten)]
     pub options: TrainOptions,
@@ -58,7 +61,7 @@ pub fn train(decoder: &mut Decoder, o: TrainOptions, each: &mut dyn FnMut(usize,
         lines: vec![],
     };
     let mut stepper = Stepper::new(decoder, &c, Rc::new(train::cross_entropy))?;
-    let mut loss = f64::NAN;
+    let (mut loss, mut first) = (f64::NAN, f64::NAN);
     let mut seconds = Vec::with_capacity(o.num_steps);
     for i in 0..o.num_steps + 2 {
         if i == 2 {
@@ -66,6 +69,9 @@ pub fn train(decoder: &mut Decoder, o: TrainOptions, each: &mut dyn FnMut(usize,
         }
         let start = Instant::now();
         (loss, _) = stepper.run(decoder, &batch, true)?;
+        if i == 0 {
+            first = start.elapsed().as_secs_f64();
+        }
         if i >= 2 {
             seconds.push(start.elapsed().as_secs_f64());
             each(i - 1, start.elapsed().as_secs_f64());
@@ -79,6 +85,7 @@ pub fn train(decoder: &mut Decoder, o: TrainOptions, each: &mut dyn FnMut(usize,
         best_tokens_per_second: tokens / best,
         iterations_per_second: o.num_steps as f64 / sum,
         peak_memory_gb: memory::peak_memory() as f64 / 1e9,
+        first_step_seconds: first,
         loss,
         options: o,
     })

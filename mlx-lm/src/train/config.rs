@@ -153,8 +153,8 @@ pub struct LoraConfig {
     pub batch_order: BatchOrder,
     /// Put several short examples into one row; they do not see each other.
     pub pack: bool,
-    /// Trace the step once per shape and replay it.
-    pub compile: bool,
+    /// Trace the step once per shape and replay it, element-wise chains fused; by default on a GPU.
+    pub compile: Option<bool>,
     /// Give cached memory back when there is more of it than this many bytes; never at 0.
     pub clear_cache_threshold: usize,
 }
@@ -195,7 +195,7 @@ impl Default for LoraConfig {
             max_grad_norm: 0.0,
             batch_order: BatchOrder::Length,
             pack: false,
-            compile: false,
+            compile: None,
             clear_cache_threshold: 0,
         }
     }

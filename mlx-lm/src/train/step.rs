@@ -53,7 +53,8 @@ impl Stepper {
             max_grad_norm: c.max_grad_norm,
             failed: RefCell::default(),
         });
-        let compiled = c.compile.then(|| [false, true].map(|update| compiled(inner.clone(), update)));
+        let on_gpu = mx::default_device() != mx::Device::Cpu;
+        let compiled = c.compile.unwrap_or(on_gpu).then(|| [false, true].map(|update| compiled(inner.clone(), update)));
         Ok(Stepper { inner, pending: None, compiled })
     }
 

@@ -60,13 +60,17 @@ pub(crate) fn sdpa(q: &Array, keys: &Array, v: &Array, o: Sdpa<'_>) -> Option<Ar
         k::attention(&call, out4).map_err(|e| e.to_string())
     };
     let fallback = move |a: &[Array]| {
+        // in float32: the BLAS knows no 16-bit products
+        let dtype = a[0].dtype();
+        let wide = |x: &Array| if x.dtype() == dtype { x.astype(Dtype::Float32) } else { x.clone() };
         let mask = match has_mask {
-            true => Mask::Array(a[3].clone()),
+            true => Mask::Array(wide(&a[3])),
             false if causal => Mask::Causal,
             false => Mask::None,
         };
-        let sinks = a.get(3 + has_mask as usize).filter(|_| has_sinks);
-        plain::sdpa(&a[0], &a[1], &a[2], Sdpa { scale, mask: Some(&mask), sinks, force_fused: false })
+        let sinks = a.get(3 + has_mask as usize).filter(|_| has_sinks).map(wide);
+        let options = Sdpa { scale, mask: Some(&mask), sinks: sinks.as_ref(), force_fused: false };
+        plain::sdpa(&wide(&a[0]), &wide(&a[1]), &wide(&a[2]), options).astype(dtype)
     };
     // q, k, v are read where they lie: a cache's slice is not copied
     Some(op(c"scaled_dot_product_attention", &inputs, (&[b, h, l, dv], q.dtype()), 0b111, kernel, fallback))

@@ -1,5 +1,6 @@
 //! Fused ops (`mlx.core.fast`) and this crate's own: linear layers with their surroundings, decode attention, recurrences.
 
+mod adam;
 mod buffer;
 mod cuda;
 mod decode;
@@ -11,6 +12,7 @@ mod linear;
 mod pages;
 mod recurrent;
 
+pub(crate) use adam::{AdamStep, adam_fused};
 pub use buffer::share_buffer;
 pub use decode::{DecodeAttention, KvBuffers, Place, Rotation};
 pub use experts::{RouteScores, RouteWeights, Routing, combine_fused, expert_rows_fused, route_fused};

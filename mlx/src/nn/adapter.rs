@@ -43,11 +43,10 @@ impl Adapter {
         if self.training { super::dropout::dropout(x, self.dropout.into(), x.shape()) } else { x.clone() }
     }
 
-    /// (drop(x) a) b * scale, in the dtype of `like`.
+    /// (drop(x) a) (b * scale), in the dtype of `like`: b is the smallest of the arrays that the scale could go to.
     #[track_caller]
     pub(super) fn delta(&self, x: &Array, like: &Array) -> Array {
-        let z = self.drop_some(x).matmul(&self.lora_a).matmul(&self.lora_b);
-        (z * self.scale).astype(like.dtype())
+        self.drop_some(x).matmul(&self.lora_a).matmul(&(self.lora_b.value() * self.scale)).astype(like.dtype())
     }
 
     pub(super) fn visit(&self, path: &mut Path, f: &mut dyn FnMut(&str, &Param)) {

@@ -3,6 +3,7 @@
 use super::base::{Base, Optimizer, Rate, Slots, require, slot, with_base, zeros};
 use crate::Array;
 use crate::error::Result;
+use crate::fast::{AdamStep, adam_fused};
 
 with_base!(Adam, AdamW, Adamax);
 
@@ -11,19 +12,43 @@ fn validate(betas: [f64; 2], eps: f64) -> Result<()> {
     require(eps >= 0.0, || format!("Adam: epsilon {eps} is negative"))
 }
 
-/// What Adam and AdamW do to a parameter.
-fn adam(g: &Array, p: &Array, slots: &mut Slots, base: &Base, [b1, b2]: [f64; 2], eps: f64, correct: bool) -> Array {
-    let rate = base.rate(g);
-    let m = slot(slots, "m", p) * b1 + g * (1.0 - b1);
-    let v = slot(slots, "v", p) * b2 + g.square() * (1.0 - b2);
-    slots.insert("m".into(), m.clone());
-    slots.insert("v".into(), v.clone());
-    if !correct {
-        return p - rate * m / (v.sqrt() + eps);
+/// What Adam and AdamW do to a parameter, decay of the weights first.
+struct Step<'a> {
+    base: &'a Base,
+    betas: [f64; 2],
+    eps: f64,
+    decay: f64,
+    bias_correction: bool,
+}
+
+impl Step<'_> {
+    fn apply(&self, g: &Array, p: &Array, slots: &mut Slots) -> Array {
+        let ([b1, b2], eps, rate) = (self.betas, self.eps, self.base.rate(g));
+        let (m, v) = (slot(slots, "m", p), slot(slots, "v", p));
+        let corrections = self.bias_correction.then(|| {
+            let first = (&rate / (1 - crate::power(b1, self.base.step()))).astype(g.dtype());
+            (first, (1 - crate::power(b2, self.base.step())).rsqrt().astype(g.dtype()))
+        });
+        let step = AdamStep {
+            rate: &rate,
+            corrections: corrections.as_ref().map(|c| (&c.0, &c.1)),
+            betas: self.betas,
+            eps: eps as f32,
+            decay: self.decay as f32,
+        };
+        let [p, m, v] = adam_fused([g, p, &m, &v], &step).unwrap_or_else(|| {
+            let p = if self.decay == 0.0 { p.clone() } else { p * (1 - &rate * self.decay) };
+            let (m, v) = (m * b1 + g * (1.0 - b1), v * b2 + g.square() * (1.0 - b2));
+            let change = match &corrections {
+                None => &rate * &m / (v.sqrt() + eps),
+                Some((first, second)) => first * &m / (v.sqrt() * second + eps),
+            };
+            [p - change, m, v]
+        });
+        slots.insert("m".into(), m);
+        slots.insert("v".into(), v);
+        p
     }
-    let c1 = (rate / (1 - crate::power(b1, base.step()))).astype(g.dtype());
-    let c2 = (1 - crate::power(b2, base.step())).rsqrt().astype(g.dtype());
-    p - c1 * m / (v.sqrt() * c2 + eps)
 }
 
 /// Adam (arXiv:1412.6980): averages of gradients and their squares.
@@ -51,7 +76,8 @@ impl Optimizer for Adam {
         zeros(&["m", "v"], parameter)
     }
     fn apply_single(&self, g: &Array, p: &Array, slots: &mut Slots) -> Array {
-        adam(g, p, slots, &self.base, self.betas, self.eps, self.bias_correction)
+        let &Adam { ref base, betas, eps, bias_correction } = self;
+        Step { base, betas, eps, decay: 0.0, bias_correction }.apply(g, p, slots)
     }
 }
 
@@ -86,8 +112,8 @@ impl Optimizer for AdamW {
         zeros(&["m", "v"], parameter)
     }
     fn apply_single(&self, g: &Array, p: &Array, slots: &mut Slots) -> Array {
-        let p = p * (1 - self.base.rate(g) * self.weight_decay);
-        adam(g, &p, slots, &self.base, self.betas, self.eps, self.bias_correction)
+        let &AdamW { ref base, betas, eps, weight_decay: decay, bias_correction } = self;
+        Step { base, betas, eps, decay, bias_correction }.apply(g, p, slots)
     }
 }
 

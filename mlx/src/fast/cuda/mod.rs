@@ -4,6 +4,7 @@
 //! node of its graph. What the kernels compute is documented in their sources; the safe functions above them, with the
 //! plain form beside each, are in `linear` and `decode`.
 
+pub(crate) mod adam;
 pub(crate) mod attention;
 mod build;
 pub(crate) mod experts;
@@ -27,6 +28,7 @@ pub(super) const FORMATS: &str = include_str!("formats.cuh");
 pub(super) const GEMV: &str = include_str!("gemv.cuh");
 pub(super) const ATTENTION: &str = include_str!("attention.cuh");
 pub(super) const EXPERTS: &str = include_str!("experts.cuh");
+pub(super) const ADAM: &str = include_str!("adam.cuh");
 pub(super) const EMBED: &str = include_str!("embed.cuh");
 pub(super) const SHARED: &str = include_str!("shared.cuh");
 pub(super) const LATENT: &str = include_str!("latent.cuh");
