@@ -20,8 +20,8 @@ pub struct TrainOptions {
     /// Adapted layers, from the end; -1 is all.
     pub num_layers: i32,
     pub grad_checkpoint: bool,
-    /// Whether the step is traced and replayed; by default on a GPU.
-    pub compile: Option<bool>,
+    /// Whether the step is traced once and replayed.
+    pub compile: bool,
 }
 
 /// Rates over all counted steps, the fastest one, and the highest memory of them.

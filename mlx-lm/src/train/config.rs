@@ -153,8 +153,9 @@ pub struct LoraConfig {
     pub batch_order: BatchOrder,
     /// Put several short examples into one row; they do not see each other.
     pub pack: bool,
-    /// Trace the step once per shape and replay it, element-wise chains fused; by default on a GPU.
-    pub compile: Option<bool>,
+    /// Trace the step once per shape and replay it. On CUDA its fused kernels take MLX one to two minutes to compile at
+    /// first, and the steps are no faster.
+    pub compile: bool,
     /// Give cached memory back when there is more of it than this many bytes; never at 0.
     pub clear_cache_threshold: usize,
 }
@@ -195,7 +196,7 @@ impl Default for LoraConfig {
             max_grad_norm: 0.0,
             batch_order: BatchOrder::Length,
             pack: false,
-            compile: None,
+            compile: false,
             clear_cache_threshold: 0,
         }
     }

@@ -53,8 +53,7 @@ impl Stepper {
             max_grad_norm: c.max_grad_norm,
             failed: RefCell::default(),
         });
-        let on_gpu = mx::default_device() != mx::Device::Cpu;
-        let compiled = c.compile.unwrap_or(on_gpu).then(|| [false, true].map(|update| compiled(inner.clone(), update)));
+        let compiled = c.compile.then(|| [false, true].map(|update| compiled(inner.clone(), update)));
         Ok(Stepper { inner, pending: None, compiled })
     }
 

@@ -128,7 +128,7 @@ fn a_compiled_step_equals_the_plain_one() {
     let run = |compile: bool, pack: bool| -> (Vec<f64>, Vec<(String, Vec<f32>)>) {
         let mut m = adapted("llama", dir.path(), 0.2);
         let c = LoraConfig {
-            compile: Some(compile),
+            compile,
             pack,
             grad_accumulation_steps: 2,
             max_grad_norm: 1.0,

@@ -1,7 +1,7 @@
 //! Low-rank adapters that live inside a layer: LoRA (arXiv:2106.09685) and DoRA (arXiv:2402.09353).
 
 use super::module::{Param, Path};
-use crate::Array;
+use crate::{Array, CustomFunction};
 
 /// A low-rank update of a layer's weight, `scale * a b`, and DoRA's magnitudes.
 ///
@@ -46,7 +46,8 @@ impl Adapter {
     /// (drop(x) a) (b * scale), in the dtype of `like`: b is the smallest of the arrays that the scale could go to.
     #[track_caller]
     pub(super) fn delta(&self, x: &Array, like: &Array) -> Array {
-        self.drop_some(x).matmul(&self.lora_a).matmul(&(self.lora_b.value() * self.scale)).astype(like.dtype())
+        let inner = narrow_product(&self.drop_some(x), &self.lora_a);
+        inner.matmul(&(self.lora_b.value() * self.scale)).astype(like.dtype())
     }
 
     pub(super) fn visit(&self, path: &mut Path, f: &mut dyn FnMut(&str, &Param)) {
@@ -64,6 +65,21 @@ impl Adapter {
             path.enter("m", |p| f(p.as_str(), m));
         }
     }
+}
+
+/// x a in the dtype of both together. Its gradient widens x again, so that the backward pass keeps x alone, which it has
+/// anyway, and no float32 copy for each adapter that reads it.
+#[track_caller]
+fn narrow_product(x: &Array, a: &Array) -> Array {
+    if x.dtype() == a.dtype() || x.dtype().promote(a.dtype()) != a.dtype() {
+        return x.matmul(a);
+    }
+    let vjp = |(x, a): &(Array, Array), dy: &Array, _: &Array| {
+        let rows = |z: &Array| z.reshape([-1, z.dim(-1)]);
+        (dy.matmul(&a.t()).astype(x.dtype()), rows(x).t().astype(a.dtype()).matmul(&rows(dy)))
+    };
+    let jvp = |(x, a): &(Array, Array), (dx, da): &(Array, Array)| dx.matmul(a) + x.matmul(da);
+    CustomFunction::new(|(x, a): &(Array, Array)| x.matmul(a)).vjp(vjp).jvp(jvp).call(&(x.clone(), a.clone()))
 }
 
 /// Norm of each row: [.., n, k] -> [.., n].

@@ -84,6 +84,31 @@ fn lora_adds_a_scaled_product_and_fuses_into_the_weight() {
     assert_eq!(fresh.quant(), Some(Quant::affine(64, 4)));
 }
 
+/// Under 16-bit layers the gradients of float32 factors are those of the products written out.
+#[test]
+fn gradients_of_lora_under_16_bit_layers_are_those_of_the_products() {
+    let (x, w) = (numbers(&[2, 5, 8], -1.0, 1.0), numbers(&[3, 8], -2.0, 2.0));
+    let (x, w) = (x.astype(Dtype::Bfloat16), w.astype(Dtype::Bfloat16));
+    let factors = (numbers(&[8, 2], -0.3, 0.4), numbers(&[2, 3], -1.0, 0.5), x.clone());
+    let weights = numbers(&[2, 5, 3], -1.0, 2.0).astype(Dtype::Bfloat16).astype(Dtype::Float32);
+    let layer = Linear::new(w.clone(), None);
+    let adapted = |(a, b, x): &(Array, Array, Array)| {
+        let mut layer = layer.clone();
+        layer.set_adapter(Some(Adapter::lora(a.clone(), b.clone(), 20.0, 0.0)));
+        (layer.forward(x).astype(Dtype::Float32) * &weights).sum(())
+    };
+    let by_hand = |(a, b, x): &(Array, Array, Array)| {
+        let x = x.astype(Dtype::Float32);
+        let y = x.matmul(&w.astype(Dtype::Float32).t()) + x.matmul(a).matmul(b) * 20.0;
+        (y * &weights).sum(())
+    };
+    let ((a, b, dx), (a2, b2, dx2)) = (mx::grad(adapted)(&factors), mx::grad(by_hand)(&factors));
+    assert_eq!((a.dtype(), dx.dtype()), (Dtype::Float32, Dtype::Bfloat16));
+    assert_close(&a, &a2, 1e-3);
+    assert_close(&b, &b2, 1e-3);
+    assert_close(&dx.astype(Dtype::Float32), &dx2.astype(Dtype::Float32), 0.1);
+}
+
 #[test]
 fn dora_rescales_rows_to_their_magnitudes() {
     let (x, w) = (numbers(&[2, 4], -1.0, 1.0), numbers(&[3, 4], -2.0, 2.0));

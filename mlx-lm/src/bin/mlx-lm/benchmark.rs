@@ -65,9 +65,9 @@ pub struct Args {
     /// Compute layers of --train again in the backward pass.
     #[arg(long, requires = "train")]
     grad_checkpoint: bool,
-    /// Trace the step of --train once and replay it (default: on a GPU).
-    #[arg(long, requires = "train", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    compile: Option<bool>,
+    /// Trace the step of --train once and replay it.
+    #[arg(long, requires = "train")]
+    compile: bool,
     /// Print one JSON object and nothing else.
     #[arg(long)]
     json: bool,

@@ -70,9 +70,9 @@ pub struct Args {
     /// Put several short examples into one row; they do not see each other.
     #[arg(long)]
     pack: bool,
-    /// Trace the step once per shape of batch and replay it (default: on a GPU).
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    compile: Option<bool>,
+    /// Trace the step once per shape of batch and replay it.
+    #[arg(long)]
+    compile: bool,
     /// Which examples share a batch: of like length, or those that Python groups (length, python).
     #[arg(long)]
     batch_order: Option<String>,
@@ -135,7 +135,7 @@ impl Args {
         set("report_to", self.report_to.clone().map(Into::into));
         set("grad_checkpoint", self.grad_checkpoint.then_some(true.into()));
         set("pack", self.pack.then_some(true.into()));
-        set("compile", self.compile.map(Into::into));
+        set("compile", self.compile.then_some(true.into()));
         set("batch_order", self.batch_order.clone().map(Into::into));
         set("max_grad_norm", self.max_grad_norm.map(Into::into));
         set("clear_cache_threshold", self.clear_cache_threshold.map(Into::into));
