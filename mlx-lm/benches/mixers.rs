@@ -117,6 +117,7 @@ fn kinds() -> Vec<(&'static str, Box<dyn Spec>)> {
         qk_norm: None,
         block: 256,
         count: 4,
+        dense_decode: false,
         rope: Some(rope()),
         output: HeadOutput::bare(),
     };

@@ -43,6 +43,9 @@ pub struct Moba {
     pub block: i32,
     /// Blocks that a query sees, its own included. The published code reads 1 as all of them.
     pub count: i32,
+    /// A token that comes alone sees all before it, as the published code decodes from its cache (section 3.3 of the
+    /// paper); then a prompt read token by token is another model than one read at once.
+    pub dense_decode: bool,
     pub rope: Option<Rope>,
     pub output: HeadOutput,
 }

@@ -26,6 +26,7 @@ fn blueprint(c: &Config) -> Result<Blueprint> {
         qk_norm: c.flag("qk_norm")?.then_some(Norm::rms(1e-5)),
         block,
         count: size_or(c, "moba_topk", 4)?,
+        dense_decode: c.flag("dense_decode")?,
         rope: Some(Rope::plain(hidden / heads, c.f64_or("rope_theta", 10_000.0)?)),
         output: HeadOutput {
             norm: Some(("o_norm".into(), Norm::rms(1e-6))),

@@ -234,6 +234,7 @@ fn moba(d: &Declared, l: &Leaves) -> Result<Part> {
         qk_norm: None,
         block: positive(d, "block_size", setting_or(d, "block_size", 64)?)?,
         count: setting_or(d, "topk", 4)?,
+        dense_decode: false,
         rope: None,
         output: HeadOutput::bare(),
     }))

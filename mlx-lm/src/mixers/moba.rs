@@ -85,6 +85,8 @@ impl Mixer for Moba {
         let turn = |a: Array| self.rope.as_ref().map_or(a.clone(), |r| r.forward(&a, &at));
         let (q, k) = (turn(norm(&self.q_norm, q)), turn(norm(&self.k_norm, k)));
         let past = History::update(kv, k, v);
-        self.output.forward(&attend(&q, &past, s.block, s.count), x)
+        // one block is all of them
+        let count = if s.dense_decode && x.dim(1) == 1 { 1 } else { s.count };
+        self.output.forward(&attend(&q, &past, s.block, count), x)
     }
 }

@@ -108,8 +108,32 @@ fn run(case: &Value) -> Result<(), String> {
             return Err(format!("step {k}: id {} instead of {id}", argmax(&row)));
         }
     }
+    if let Some(steps) = case["cached_step_logits"].as_array() {
+        dense_decode(case, dir.path(), &ids, steps, tolerance)?;
+    }
     batch(&model, &ids, greedy.len())?;
     low_precision(dir.path(), &ids)
+}
+
+/// Steps of a model that decodes from its cache otherwise than it reads a prompt, if its config asks for that.
+fn dense_decode(
+    case: &Value,
+    dir: &std::path::Path,
+    ids: &[i32],
+    steps: &[Value],
+    tolerance: f32,
+) -> Result<(), String> {
+    let mut config = case["config"].clone();
+    config["dense_decode"] = true.into();
+    std::fs::write(dir.join("config.json"), config.to_string()).map_err(|e| e.to_string())?;
+    let model = Model::load(dir).map_err(|e| format!("load: {e}"))?;
+    let mut cache = model.decoder.caches().map_err(|e| e.to_string())?;
+    let mut last = feed(&model, &mut cache, ids, ids.len())?.pop().ok_or("no ids")?;
+    for (k, (want, id)) in steps.iter().zip(ints(&case["greedy"])).enumerate() {
+        compare(&format!("dense step {k}"), &last, &floats(want), tolerance)?;
+        last = feed(&model, &mut cache, &[id], 1)?.remove(0);
+    }
+    std::fs::write(dir.join("config.json"), case["config"].to_string()).map_err(|e| e.to_string())
 }
 
 /// Rows of unequal length, decoded together, each give what they give alone.
