@@ -3,9 +3,11 @@
 pub mod linear_scan;
 pub mod prefix;
 mod selective_scan;
+mod short_conv;
 
 pub use linear_scan::linear_scan;
 pub use selective_scan::selective_scan;
+pub use short_conv::short_conv;
 
 use crate::cpu::Gate;
 use crate::fast::{Mask, Offset, Rope, Sdpa};

@@ -1,6 +1,6 @@
 //! CPU kernels behind ops against MLX's own forms, computed in float32 from the same inputs.
 
-use mlx::fast::{self, Gate, LinearScan, Mask, Offset, Rope, Rule, Sdpa, SelectiveScan};
+use mlx::fast::{self, Gate, LinearScan, Mask, Offset, Rope, Rule, Sdpa, SelectiveScan, ShortConv};
 use mlx::{self as mx, Array, Dtype, Quant, QuantMode, plain};
 
 const TYPES: [Dtype; 3] = [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16];
@@ -291,4 +291,39 @@ fn shapes_that_do_not_belong_together_are_refused_by_name() {
     refused(LinearScan { k: &inputs[1].slice_axis(2, 0..2), ..good }, None);
     refused(LinearScan { v: &mx::concatenate(&[&inputs[2], &inputs[2].slice_axis(1, 0..1)], 1), ..good }, None);
     refused(good, Some(mx::zeros([2, 4, 16, 20], Dtype::Float32)));
+}
+
+#[test]
+fn short_convolutions_equal_the_plain_form_and_go_on_from_their_tail() {
+    for dtype in TYPES {
+        // a part of wider rows
+        let x = random(&[2, 70, 60], 1, dtype).slice_axis(-1, 7..47);
+        let (weight, bias) = (random(&[40, 4, 1], 2, dtype), random(&[40], 3, dtype));
+        let before = random(&[2, 3, 40], 4, dtype);
+        for (bias, tail, silu) in [(None, None, false), (None, Some(&before), true), (Some(&bias), Some(&before), true)]
+        {
+            let conv = ShortConv { weight: &weight, bias, tail };
+            let wides = [Some(&weight), bias, tail].map(|a| a.map(wide));
+            let exact =
+                ShortConv { weight: wides[0].as_ref().unwrap(), bias: wides[1].as_ref(), tail: wides[2].as_ref() };
+            let (y, next) = fast::short_conv(&x, &conv, silu);
+            let (want, last) = plain::short_conv(&wide(&x), &exact, silu);
+            check("short_conv", dtype, &y, &want);
+            assert_eq!(error(&next, &last), 0.0, "{dtype}");
+            let cut = |from: i32, to: i32| x.slice_axis(1, from..to);
+            for at in [1, 2, 69] {
+                let (a, middle) = fast::short_conv(&cut(0, at), &conv, silu);
+                let (b, end) = fast::short_conv(&cut(at, 70), &ShortConv { tail: Some(&middle), ..conv }, silu);
+                assert_eq!(error(&mx::concatenate(&[a, b], 1), &y), 0.0, "{dtype} cut at {at}");
+                assert_eq!(error(&end, &next), 0.0, "{dtype} cut at {at}");
+            }
+        }
+    }
+    let (x, weight) = (random(&[1, 9, 5], 1, Dtype::Float32), random(&[5, 3, 1], 2, Dtype::Float32));
+    let of = |conv: fn(&Array, &ShortConv<'_>, bool) -> (Array, Array)| {
+        mx::grad(|w: &Array| conv(&x, &ShortConv { weight: w, bias: None, tail: None }, true).0.square().sum(()))(
+            &weight,
+        )
+    };
+    assert!(error(&of(fast::short_conv), &of(plain::short_conv)) < 1e-5);
 }

@@ -3,25 +3,11 @@
 use crate::Result;
 use crate::cache::Slots;
 use crate::weights::Leaves;
-use mlx::fast::ShortConv;
+use mlx::Array;
+use mlx::fast::{self, ShortConv};
 use mlx::nn::{Leaf, Module, Param};
-use mlx::{self as mx, Array};
 
-/// `y[t] = sum over j of weight[:, j] * x[t - K + 1 + j]` for x `[B, L, C]`, weight `[C, K, 1]`; what came before x is in
-/// `tail` `[B, K - 1, C]`, zeros if `None`. Returns y `[B, L, C]` and the next tail.
-pub fn causal_conv(x: &Array, weight: &Array, tail: Option<Array>) -> (Array, Array) {
-    let [b, l, c] = x.dims();
-    let keep = weight.dim(1) - 1;
-    let tail = tail.unwrap_or_else(|| mx::zeros([b, keep, c], x.dtype()));
-    let padded = mx::concatenate(&[tail.astype(x.dtype()), x.clone()], 1);
-    let y = match l {
-        1 => (&padded * weight.squeeze(-1).swapaxes(0, 1)).sum_keepdims(1),
-        _ => mx::conv1d(&padded, weight, mx::Conv { groups: c, ..Default::default() }),
-    };
-    (y, mx::contiguous(&padded.slice_axis(1, l..l + keep)))
-}
-
-/// [`causal_conv`] with its parameters: weight `[C, K, 1]`, bias `[C]`.
+/// A convolution's parameters: weight `[C, K, 1]`, bias `[C]`.
 #[derive(Module)]
 pub struct CausalConv {
     weight: Leaf<Param>,
@@ -45,11 +31,18 @@ impl CausalConv {
 
     /// x `[B, L, C]` to `[B, L, C]`; slot `slot` holds the last K - 1 inputs.
     pub fn forward(&self, x: &Array, slots: &mut Slots, slot: usize) -> Array {
-        let (y, tail) = causal_conv(x, self.weight.value(), slots.take(slot));
+        self.run(x, slots, slot, false)
+    }
+
+    /// As [`forward`](Self::forward), with SiLU behind it.
+    pub fn forward_silu(&self, x: &Array, slots: &mut Slots, slot: usize) -> Array {
+        self.run(x, slots, slot, true)
+    }
+
+    fn run(&self, x: &Array, slots: &mut Slots, slot: usize, silu: bool) -> Array {
+        let tail = slots.take(slot);
+        let (y, tail) = fast::short_conv(x, &self.short(tail.as_ref()), silu);
         slots.set(slot, tail);
-        match &self.bias {
-            Some(bias) => y + bias.value(),
-            None => y,
-        }
+        y
     }
 }

@@ -1,11 +1,12 @@
 //! Gated products of convolved keys and values (gear's `conv_mixer`).
 
-use super::{Mixer, conv::causal_conv};
+use super::Mixer;
 use crate::Result;
 use crate::blueprint::ConvGate as Spec;
 use crate::cache::{Cache, Slots};
 use crate::parts::{Norm, Step};
 use crate::weights::Leaves;
+use mlx::fast::{self, ShortConv};
 use mlx::nn::{Leaf, Linear, Module, Param};
 use mlx::{self as mx, Array};
 
@@ -45,9 +46,11 @@ pub(super) fn build(s: &Spec, leaves: &Leaves) -> Result<ConvGate> {
 }
 
 fn convolve(x: &Array, weight: &Param, bias: &Option<Leaf<Param>>, slots: &mut Slots, i: usize) -> Array {
-    let (y, tail) = causal_conv(x, weight.value(), slots.take(i));
+    let tail = slots.take(i);
+    let conv = ShortConv { weight: weight.value(), bias: bias.as_ref().map(|b| b.value()), tail: tail.as_ref() };
+    let (y, tail) = fast::short_conv(x, &conv, false);
     slots.set(i, tail);
-    bias.as_ref().map_or(y.clone(), |b| &y + b.value())
+    y
 }
 
 impl Mixer for ConvGate {

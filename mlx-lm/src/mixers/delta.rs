@@ -55,10 +55,9 @@ impl DeltaRule {
     /// [B, L, Hv], to [B, L, Hv, V] in the type of q.
     pub fn forward(&self, mut qkv: Vec<Array>, g: &Array, beta: &Array, slots: &mut Slots) -> Array {
         let s = &self.heads;
-        for (i, (part, conv)) in qkv.iter_mut().zip(self.convs.iter()).enumerate() {
-            *part = conv.forward(part, slots, i);
+        for (i, part) in qkv.iter_mut().enumerate() {
+            *part = self.convs.get(i).map_or_else(|| nn::silu(&*part), |conv| conv.forward_silu(part, slots, i));
         }
-        qkv.iter_mut().for_each(|part| *part = nn::silu(&*part));
         let (keys, _) = s.widths();
         if let [joined] = &qkv[..] {
             qkv = joined.split_at(&[keys, 2 * keys], -1);

@@ -43,15 +43,21 @@ impl Projections {
 
     /// q, k, v [B, L, rows] of x [B, L, D], convolved where the layer does; the tails lie in three slots from `first`.
     pub fn forward(&self, x: &Array, slots: &mut Slots, first: usize) -> [Array; 3] {
-        let flat = [self.q_proj.forward(x), self.k_proj.forward(x), self.v_proj.forward(x)];
-        let Some(convs) = &self.convs else { return flat };
-        std::array::from_fn(|i| convs[i].forward(&flat[i], slots, first + i))
+        self.run(x, slots, first, false)
     }
 
     /// As [`forward`](Self::forward), with SiLU behind the convolutions.
     pub fn forward_silu(&self, x: &Array, slots: &mut Slots, first: usize) -> [Array; 3] {
-        let flat = self.forward(x, slots, first);
-        if self.convs.is_some() { flat.map(|a| nn::silu(&a)) } else { flat }
+        self.run(x, slots, first, true)
+    }
+
+    fn run(&self, x: &Array, slots: &mut Slots, first: usize, silu: bool) -> [Array; 3] {
+        let flat = [self.q_proj.forward(x), self.k_proj.forward(x), self.v_proj.forward(x)];
+        let Some(convs) = &self.convs else { return flat };
+        std::array::from_fn(|i| match silu {
+            true => convs[i].forward_silu(&flat[i], slots, first + i),
+            false => convs[i].forward(&flat[i], slots, first + i),
+        })
     }
 
     /// Heads [B, H, L, width] of queries and keys, [B, Hkv, L, width] of what is as many as the key heads.

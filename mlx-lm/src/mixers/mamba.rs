@@ -52,8 +52,7 @@ impl Mixer for Mamba {
         let s = &self.spec;
         let slots = cache.slots();
         let parts = self.in_proj.forward(x).split(2, -1);
-        let u = self.conv1d.forward(&parts[0], slots, 0);
-        let u = nn::silu(&u);
+        let u = self.conv1d.forward_silu(&parts[0], slots, 0);
         let p = self.x_proj.forward(&u).split_at(&[s.dt_rank, s.dt_rank + s.state], -1);
         let norm = |a: &Array, weight: &Option<Leaf<Param>>| match s.norms {
             MambaNorms::None => a.clone(),

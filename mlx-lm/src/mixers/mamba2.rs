@@ -156,8 +156,7 @@ impl Mixer for Mamba2 {
             return self.out_proj.forward(&y);
         }
         let p = p.split_at(&[inner, inner + conv], -1);
-        let y = self.conv1d.forward(&p[1], slots, 0);
-        let y = nn::silu(&y);
+        let y = self.conv1d.forward_silu(&p[1], slots, 0);
         let parts = y.split_at(&[inner, inner + s.groups * s.state], -1);
         let y = self.space.forward([&parts[0], &parts[1], &parts[2], &p[2]], slots, 1);
         slots.advance(x.dim(1));

@@ -48,7 +48,7 @@ impl Mixer for PlamoMamba {
         // per head: its gate, then its input
         let halves = self.in_proj.forward(x).unflatten(-1, [s.heads, -1]).split(2, -1);
         let (z, u) = (halves[0].flatten(-2, -1), halves[1].flatten(-2, -1));
-        let u = nn::silu(&self.conv1d.forward(&u, slots, 0));
+        let u = self.conv1d.forward_silu(&u, slots, 0);
         let p = self.bcdt_proj.forward(&u).split_at(&[s.state, 2 * s.state], -1);
         let norm = |a: &Array, weight: &Param| fast::rms_norm(a, Some(weight.value()), s.eps);
         let (b, c) = (norm(&p[0], &self.b_norm), norm(&p[1], &self.c_norm));

@@ -1,5 +1,6 @@
 //! SIMD CPU kernels for the operations that make up a language model: products with packed and dense matrices, attention, norms,
-//! rotary embeddings, gated activations, embedding rows, linear recurrences.
+//! rotary embeddings, gated activations, embedding rows, linear recurrences, short
+//! convolutions.
 //!
 //! Functions take borrowed buffers ([`Floats`], [`FloatsMut`], strided [`View4`]) and check every size before anything runs, so safe
 //! arguments cannot make them read or write outside; buffers from raw pointers come through `unsafe` constructors with their
@@ -35,6 +36,7 @@ mod quant;
 mod rope;
 mod scratch;
 mod selective_scan;
+mod short_conv;
 mod simd;
 mod straight;
 mod tiles;
@@ -51,3 +53,4 @@ pub use pool::threads;
 pub use quant::{Matrix, Mode, Quantized};
 pub use rope::{Freqs, Rope, rope, rope_on};
 pub use selective_scan::{SelectiveScan, selective_scan, selective_scan_on};
+pub use short_conv::{ShortConv, short_conv, short_conv_on};

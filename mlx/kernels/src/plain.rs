@@ -7,6 +7,7 @@ use crate::linear_scan::{LinearScan, Rule};
 use crate::quant::{Matrix, Mode, Quantized};
 use crate::rope::{Freqs, Rope};
 use crate::selective_scan::SelectiveScan;
+use crate::short_conv::ShortConv;
 
 fn at(x: &Floats<'_>, i: usize) -> f64 {
     x.get(i).map_or(f64::NAN, f64::from)
@@ -246,4 +247,30 @@ pub fn selective_scan(s: &SelectiveScan<'_>) -> (Vec<f64>, Vec<f64>) {
         states.extend(state);
     }
     (out, states)
+}
+
+/// See [`crate::short_conv`]: outputs `[B, L, C]` and the next tail.
+pub fn short_conv(a: &ShortConv<'_>) -> (Vec<f64>, Vec<f64>) {
+    let [b, _, l, c] = a.x.dims;
+    let taps = a.weight.len() / c;
+    // time counted from the first input
+    let input = |b: usize, t: i64, i: usize| match usize::try_from(t) {
+        Ok(t) => at4(&a.x, [b, 0, t, i]),
+        Err(_) => {
+            let t = (t + taps as i64 - 1) as usize;
+            a.tail.map_or(0.0, |tail| at(&tail, (b * (taps - 1) + t) * c + i))
+        }
+    };
+    let back = taps as i64 - 1;
+    let (mut out, mut next) = (Vec::new(), Vec::new());
+    for b in 0..b {
+        for (t, i) in (0..l as i64).flat_map(|t| (0..c).map(move |i| (t, i))) {
+            let sum = (0..taps).map(|j| at(&a.weight, i * taps + j) * input(b, t - back + j as i64, i)).sum::<f64>();
+            let y = sum + a.bias.map_or(0.0, |x| at(&x, i));
+            out.push(if a.silu { y / (1.0 + (-y).exp()) } else { y });
+        }
+        let last = (l as i64 - back..l as i64).flat_map(|t| (0..c).map(move |i| (t, i)));
+        next.extend(last.map(|(t, i)| input(b, t, i)));
+    }
+    (out, next)
 }

@@ -1,5 +1,5 @@
 //! SIMD kernels of `mlx-kernels` in the place of MLX's own CPU ops: packed and 16-bit products, attention, norms, rope,
-//! gated activations, recurrences.
+//! gated activations, recurrences, short convolutions.
 //!
 //! Each op asks here first; what a kernel does not take (another device, dtype, shape) goes to MLX. A kernel runs as an
 //! MLX primitive on MLX's worker thread. Derivatives, `vmap` and shapeless compilation use the plain op, which is also
@@ -15,7 +15,7 @@ pub(crate) use attention::{rope, sdpa};
 pub(crate) use products::{gather_linear, gather_qmm, linear, quantized_matmul, quantized_straight};
 pub use rows::Gate;
 pub(crate) use rows::{gated, rms_norm};
-pub(crate) use scans::{linear_scan, selective_scan};
+pub(crate) use scans::{linear_scan, selective_scan, short_conv};
 
 use crate::ffi::{self, VectorArray};
 use crate::transforms::closure::Closure;

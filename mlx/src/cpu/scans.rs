@@ -1,7 +1,7 @@
-//! Recurrences of sequence mixers.
+//! Recurrences of sequence mixers, and the short convolutions before them.
 
 use super::{View, is_current, ops, takes};
-use crate::fast::{LinearScan, Rule, SelectiveScan};
+use crate::fast::{LinearScan, Rule, SelectiveScan, ShortConv};
 use crate::{Array, Dtype, plain};
 use mlx_kernels as k;
 use mlx_kernels::View4Mut;
@@ -96,4 +96,29 @@ pub(crate) fn selective_scan(i: &SelectiveScan<'_>, state: Option<&Array>) -> Op
     let outputs = [(&[b, l, d][..], Dtype::Float32), (&[b, d, n], Dtype::Float32)];
     let [y, last] = ops(c"selective_scan", &inputs, outputs, 0, kernel, fallback);
     Some((y, last))
+}
+
+/// A short convolution of x [B, L, C], if a kernel takes it.
+pub(crate) fn short_conv(x: &Array, conv: &ShortConv<'_>, silu: bool) -> Option<(Array, Array)> {
+    let ([b, l, c], taps) = (x.dims(), conv.weight.dim(1));
+    if taps < 2 || !fits([x].into_iter().chain(conv.arrays())) || conv.arrays().any(|a| a.dtype() != x.dtype()) {
+        return None;
+    }
+    let inputs: smallvec::SmallVec<[&Array; 4]> = [x].into_iter().chain(conv.arrays()).collect();
+    let has_bias = conv.bias.is_some();
+    let kernel = move |i: &[View<'_>], out: &[View<'_>]| {
+        let mut store = Vec::new();
+        let bias = if has_bias { Some(i[2].floats()?) } else { None };
+        let tail = i.get(2 + has_bias as usize).map(View::floats).transpose()?;
+        let conv = k::ShortConv { x: i[0].view3(&mut store)?, weight: i[1].floats()?, bias, tail, silu };
+        k::short_conv(&conv, out[0].floats_mut()?, out[1].floats_mut()?).map_err(|e| e.to_string())
+    };
+    let fallback = move |a: &[Array]| {
+        let (bias, tail) = (a.get(2).filter(|_| has_bias), a.get(2 + has_bias as usize));
+        let (y, tail) = plain::short_conv(&a[0], &ShortConv { weight: &a[1], bias, tail }, silu);
+        [y, tail]
+    };
+    let outputs = [(&[b, l, c][..], x.dtype()), (&[b, taps - 1, c], x.dtype())];
+    let [y, next] = ops(c"short_conv", &inputs, outputs, 1, kernel, fallback);
+    Some((y, next))
 }

@@ -77,21 +77,36 @@ impl<'a> View<'a> {
     where
         'a: 'b,
     {
-        let dims = self.dims4()?;
-        let strides = self.strides();
+        self.view(self.dims4()?, self.strides(), store)
+    }
+    /// As [`view4`](Self::view4) of [B, L, C], seen as [B, 1, L, C].
+    pub fn view3<'b>(&self, store: &'b mut Vec<u8>) -> Result<View4<'b>, String>
+    where
+        'a: 'b,
+    {
+        let (&[b, l, c], &[sb, sl, sc]) = (self.shape(), self.strides()) else {
+            return Err(format!("rank 3 expected, shape is {:?}", self.shape()));
+        };
+        self.view([b as usize, 1, l as usize, c as usize], &[sb, 0, sl, sc], store)
+    }
+
+    fn view<'b>(&self, dims: [usize; 4], strides: &[i64], store: &'b mut Vec<u8>) -> Result<View4<'b>, String>
+    where
+        'a: 'b,
+    {
         let plain = strides.iter().all(|&s| s >= 0) && (strides[3] == 1 || dims[3] <= 1);
         if plain {
             let s = [strides[0] as usize, strides[1] as usize, strides[2] as usize, 1];
             return View4::new(self.floats()?, dims, s).map_err(|e| e.to_string());
         }
-        self.copy_rows(store, dims);
+        self.copy_rows(store, dims, strides);
         // SAFETY: the copy holds all elements in row-major order
         let data = unsafe { Floats::from_raw(store.as_ptr(), self.size(), self.kind()?) };
         View4::contiguous(data, dims).map_err(|e| e.to_string())
     }
 
-    fn copy_rows(&self, store: &mut Vec<u8>, dims: [usize; 4]) {
-        let (item, s) = (self.dtype().size(), self.strides());
+    fn copy_rows(&self, store: &mut Vec<u8>, dims: [usize; 4], s: &[i64]) {
+        let item = self.dtype().size();
         store.reserve(self.size() * item);
         for a in 0..dims[0] {
             for b in 0..dims[1] {

@@ -30,7 +30,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// A causal convolution of each channel, with SiLU behind it.
+/// A causal convolution of each channel.
 #[derive(Debug, Clone, Copy)]
 pub struct ShortConv<'a> {
     /// `[C, taps, 1]`
@@ -49,7 +49,7 @@ impl ShortConv<'_> {
             && self.bias.is_none_or(|b| b.shape() == [channels] && same(b))
             && self.tail.is_none_or(|t| t.shape() == [like.dim(0), taps - 1, channels] && same(t))
     }
-    fn arrays(&self) -> impl Iterator<Item = &Array> {
+    pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         [Some(self.weight), self.bias, self.tail].into_iter().flatten()
     }
 }

@@ -1,9 +1,11 @@
-//! Linear recurrences of sequence mixers: whole prompts and single steps through the same function.
+//! Linear recurrences of sequence mixers, and the short convolutions before them: whole prompts and single steps through
+//! the same function.
 //!
 //! Both scans start from a state, zeros if there is none, and return the state behind the last token, so that a sequence
 //! may be cut anywhere. States and sums are float32, whatever the inputs are. There are no masks: a token that shall
 //! leave the state as it is has decay 0 (g or dt) and writes nothing (beta or k 0), wherever it stands in its row.
 
+use super::ShortConv;
 use super::cuda::{self, recurrent as on_gpu};
 use crate::error::refuse;
 use crate::{Array, plain};
@@ -155,4 +157,23 @@ pub fn selective_scan(i: &SelectiveScan<'_>, state: Option<Array>) -> (Array, Ar
         return done;
     }
     crate::cpu::selective_scan(i, state.as_ref()).unwrap_or_else(|| plain::selective_scan(i, state))
+}
+
+/// `y[t] = sum over j of weight[:, j] * x[t - taps + 1 + j] + bias`, with SiLU behind it if `silu`: x [B, L, C] to y and the
+/// next tail [B, taps - 1, C], the last inputs. What came before x is in the tail, zeros if there is none.
+#[track_caller]
+pub fn short_conv(x: &Array, conv: &ShortConv<'_>, silu: bool) -> (Array, Array) {
+    let fits = x.ndim() == 3 && conv.weight.ndim() == 3 && {
+        let ([b, l, c], taps) = (x.dims(), conv.weight.dim(1));
+        l > 0
+            && taps > 0
+            && conv.weight.shape() == [c, taps, 1]
+            && conv.bias.is_none_or(|a| a.shape() == [c])
+            && conv.tail.is_none_or(|a| a.shape() == [b, taps - 1, c])
+    };
+    if !fits {
+        let shapes: Vec<_> = [x].into_iter().chain(conv.arrays()).map(Array::shape).collect();
+        refuse("short_conv", format!("shapes {shapes:?} of x, weight, bias and tail do not fit"));
+    }
+    crate::cpu::short_conv(x, conv, silu).unwrap_or_else(|| plain::short_conv(x, conv, silu))
 }

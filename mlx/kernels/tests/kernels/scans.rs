@@ -1,8 +1,9 @@
-//! Linear recurrences.
+//! Linear recurrences and short convolutions.
 
 use crate::support::{Buffer, Rng, TYPES, close};
 use mlx_kernels::{
-    DType, Isa, LinearScan, Rule, SelectiveScan, View4, View4Mut, linear_scan_on, plain, selective_scan_on,
+    DType, Isa, LinearScan, Rule, SelectiveScan, ShortConv, View4, View4Mut, linear_scan_on, plain, selective_scan_on,
+    short_conv_on,
 };
 
 /// Tokens before heads in memory, seen as heads before tokens.
@@ -161,4 +162,32 @@ fn sizes_that_do_not_fit_are_refused() {
     run(&LinearScan { g: view([1, 1, 3, 2]), ..good }, 32).unwrap_err();
     run(&LinearScan { rule: Rule::Delta { beta: q }, ..good }, 32).unwrap_err();
     run(&LinearScan { state: Some((&x[..8]).into()), ..good }, 32).unwrap_err();
+}
+
+#[test]
+fn short_convolutions_equal_the_plain_form() {
+    let mut rng = Rng::new(73);
+    for (i, (c, taps)) in [(1, 1), (5, 2), (33, 3), (300, 4), (64, 7)].into_iter().enumerate() {
+        for l in [1, 2, 31, 32, 33, 70] {
+            let (rows, t, wide) = (2, TYPES[(i + l) % 3], c + 9);
+            // x lies in the middle of wider rows
+            let all = rng.floats(t, rows * l * wide);
+            let x = View4::new(all.view(), [rows, 1, l, c], [l * wide, 0, wide, 1]).unwrap();
+            let (w, b, before) = (rng.floats(t, c * taps), rng.floats(t, c), rng.floats(t, rows * (taps - 1) * c));
+            for (silu, bias, tail) in
+                [(false, None, None), (true, None, Some(before.view())), (true, Some(b.view()), Some(before.view()))]
+            {
+                let conv = ShortConv { x, weight: w.view(), bias, tail, silu };
+                let (want, last) = plain::short_conv(&conv);
+                for isa in Isa::available() {
+                    let what = format!("{t:?} {l} tokens {c} channels {taps} taps {isa:?}");
+                    let mut out = Buffer::poison(t, rows * l * c);
+                    let mut next = Buffer::poison(t, rows * (taps - 1) * c);
+                    short_conv_on(isa, &conv, out.out(), next.out()).unwrap();
+                    close(&what, &out.values(), &want, t, 1e-6);
+                    close(&what, &next.values(), &last, DType::F32, 0.0);
+                }
+            }
+        }
+    }
 }
