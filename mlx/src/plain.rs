@@ -1,13 +1,15 @@
 //! MLX's own forms of the ops that have kernels here: the fallback of every kernel, and the oracle of its tests.
 
-pub mod linear_scan;
+mod linear_scan;
 pub mod prefix;
 mod selective_scan;
 mod short_conv;
+mod slot_scan;
 
 pub use linear_scan::linear_scan;
 pub use selective_scan::selective_scan;
 pub use short_conv::short_conv;
+pub use slot_scan::slot_scan;
 
 use crate::cpu::Gate;
 use crate::fast::{Mask, Offset, Rope, Sdpa};

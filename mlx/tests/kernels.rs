@@ -213,6 +213,14 @@ fn recurrences_equal_the_plain_forms() {
                     }
                 }
             }
+            let [q, k, v, ..] = &recurrence(l, true, dtype);
+            let g = -random(&[2, 2, l, 20], 11, Dtype::Float32).abs();
+            let s = v.slice_axis(1, 0..2);
+            for state in [None, Some(random(&[2, 2, 20, 16], 9, Dtype::Float32))] {
+                let (o, last) = fast::slot_scan(q, k, &s, &g, state.clone());
+                let (want, end) = plain::slot_scan(q, k, &s, &g, state);
+                assert!(error(&o, &want) < 1e-5 && error(&last, &end) < 1e-5, "slots: {l} tokens {dtype}");
+            }
             let x = |seed, n| random(&[2, l, n], seed, dtype);
             let (u, b, c, skip) = (x(1, 70), x(2, 16), x(3, 16), random(&[70], 4, dtype));
             let (dt, a) = (x(5, 70).abs(), -random(&[70, 16], 6, Dtype::Float32).abs() * 9.0);

@@ -23,7 +23,7 @@ pub struct LinearScan<'a> {
     pub k: View4<'a>,
     /// `[B, Hv, L, V]`
     pub v: View4<'a>,
-    /// Log-decays `[B, Hg, L, 1 or K]`, at most 0.
+    /// Log-decays `[B, Hg, L, 1 or K]`, at most 0; `[B, Hg, L, V]` for [`Rule::Slots`].
     pub g: View4<'a>,
     /// How tokens write.
     pub rule: Rule<'a>,
@@ -40,6 +40,8 @@ pub enum Rule<'a> {
     Delta { beta: View4<'a> },
     /// `S += v k^T - (S' r) e^T`, S' before it fades; r and e `[B, Hr, L, K]`.
     Remove { at: View4<'a>, under: View4<'a> },
+    /// `S += v k^T`, S faded row by row: a g per value.
+    Slots,
 }
 
 impl<'a> Rule<'a> {
@@ -48,6 +50,7 @@ impl<'a> Rule<'a> {
             Rule::Add { beta } => [beta, None],
             Rule::Delta { beta } => [Some(beta), None],
             Rule::Remove { at, under } => [Some(at), Some(under)],
+            Rule::Slots => [None, None],
         }
     }
 }
@@ -80,7 +83,12 @@ pub fn linear_scan_on(isa: Isa, a: &LinearScan<'_>, mut out: View4Mut<'_>, mut l
     check("q", &a.q, dk)?;
     check("k", &a.k, dk)?;
     check("v", &a.v, dv)?;
-    check("decays", &a.g, if a.g.dims[3] == 1 { 1 } else { dk })?;
+    let fading = match a.rule {
+        Rule::Slots => dv,
+        _ if a.g.dims[3] == 1 => 1,
+        _ => dk,
+    };
+    check("decays", &a.g, fading)?;
     let width = if matches!(a.rule, Rule::Remove { .. }) { dk } else { 1 };
     for x in a.rule.views().iter().flatten() {
         check("the rule", x, width)?;
@@ -139,6 +147,8 @@ struct Tokens {
     at: *mut f32,
     under: *mut f32,
     value: *mut f32,
+    /// Decays of values.
+    fade: *mut f32,
     beta: *mut f32,
 }
 
@@ -148,16 +158,17 @@ impl Kernel for Head<'_> {
     unsafe fn run<S: Simd>(self) {
         unsafe {
             let (l, dk) = (self.a.k.dims[2], self.a.k.dims[3]);
-            let (width, values) = (dk.next_multiple_of(S::N), self.rows.next_multiple_of(ROWS));
-            let mut temp = Temp::new(TOKENS * (5 * width + values + 1) + ROWS * width);
+            let (width, values) = (dk.next_multiple_of(S::N), self.rows.next_multiple_of(S::N));
+            let mut temp = Temp::new(TOKENS * (5 * width + 2 * values + 1) + ROWS * width);
             let all = temp.slice();
             all.fill(0.0);
             let all = Scratch(all.as_mut_ptr());
             let row = |i: usize| all.at(i * TOKENS * width);
-            let (value, beta) = (row(5), all.at(TOKENS * (5 * width + values)));
+            let (value, fade) = (row(5), all.at(TOKENS * (5 * width + values)));
+            let beta = fade.add(TOKENS * values);
             let (decay, key, query, at, under) = (row(0), row(1), row(2), row(3), row(4));
             let state = beta.add(TOKENS);
-            let mut t = Tokens { n: 0, width, values, decay, key, query, at, under, value, beta };
+            let mut t = Tokens { n: 0, width, values, decay, key, query, at, under, value, fade, beta };
             let mut from = 0;
             while from < l {
                 t.n = TOKENS.min(l - from);
@@ -177,6 +188,7 @@ impl Kernel for Head<'_> {
                         Rule::Add { .. } => self.pass::<S, ADD>(&t, state, v, rows, from),
                         Rule::Delta { .. } => self.pass::<S, DELTA>(&t, state, v, rows, from),
                         Rule::Remove { .. } => self.pass::<S, REMOVE>(&t, state, v, rows, from),
+                        Rule::Slots => self.pass::<S, SLOTS>(&t, state, v, rows, from),
                     }
                     for i in 0..rows {
                         std::ptr::copy_nonoverlapping(state.add(i * width).cast(), self.last.at(at(i)), 4 * dk);
@@ -191,6 +203,7 @@ impl Kernel for Head<'_> {
 const ADD: u8 = 0;
 const DELTA: u8 = 1;
 const REMOVE: u8 = 2;
+const SLOTS: u8 = 3;
 
 impl Head<'_> {
     /// Widens the tokens from `from` on; values become what is written before anything is read: beta v.
@@ -207,7 +220,13 @@ impl Head<'_> {
                 take(&self.a.q, i, t.query);
                 take(&self.a.k, i, t.key);
                 let (decay, at) = (t.decay.add(i * t.width), t.at.add(i * t.width));
-                if self.a.g.dims[3] == 1 {
+                if matches!(self.a.rule, Rule::Slots) {
+                    let fade = t.fade.add(i * t.values);
+                    widen::<S>(self.a.g.data, place(&self.a.g, i) + self.v0, self.rows, fade);
+                    for j in (0..t.values).step_by(S::N) {
+                        S::store(fade.add(j), exp::<S>(S::load(fade.add(j))));
+                    }
+                } else if self.a.g.dims[3] == 1 {
                     let e = exp::<S>(S::splat(self.a.g.data.value(place(&self.a.g, i))));
                     for j in (0..t.width).step_by(S::N) {
                         S::store(decay.add(j), e);
@@ -224,7 +243,7 @@ impl Head<'_> {
                 };
                 *t.beta.add(i) = beta;
                 match &self.a.rule {
-                    Rule::Add { .. } => {}
+                    Rule::Add { .. } | Rule::Slots => {}
                     Rule::Delta { .. } => {
                         // the faded state read at k is the state before it read at k e^g
                         for j in (0..t.width).step_by(S::N) {
@@ -257,7 +276,7 @@ impl Head<'_> {
                 let row = i * w;
                 let mut write = [0f32; ROWS];
                 let mut seen = [0f32; ROWS];
-                if RULE != ADD {
+                if RULE == DELTA || RULE == REMOVE {
                     let mut acc = [S::splat(0.0); ROWS];
                     for j in (0..w).step_by(S::N) {
                         let at = S::load(t.at.add(row + j));
@@ -273,12 +292,13 @@ impl Head<'_> {
                     write[r] = if RULE == DELTA { value - beta * seen[r] } else { value };
                 }
                 let (write, taken) = (write.map(|x| S::splat(x)), seen.map(|x| S::splat(-x)));
+                let fade: [_; ROWS] = std::array::from_fn(|r| S::splat(*t.fade.add(i * t.values + v + r)));
                 let mut acc = [S::splat(0.0); ROWS];
                 for j in (0..w).step_by(S::N) {
                     let [decay, key, query] = [t.decay, t.key, t.query].map(|p| S::load(p.add(row + j)));
                     for r in 0..ROWS {
                         let at = state.add(r * w + j);
-                        let mut s = S::mul(S::load(at), decay);
+                        let mut s = S::mul(S::load(at), if RULE == SLOTS { fade[r] } else { decay });
                         if RULE == REMOVE {
                             s = S::fma(S::load(t.under.add(row + j)), taken[r], s);
                         }

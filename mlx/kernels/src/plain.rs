@@ -212,12 +212,14 @@ pub fn linear_scan(a: &LinearScan<'_>, heads: usize) -> (Vec<f64>, Vec<f64>) {
             for v in 0..dv {
                 let row = &mut s[v * dk..(v + 1) * dk];
                 let before = row.to_vec();
-                (0..dk).for_each(|k| row[k] *= x(&a.g, k).exp());
+                let slots = matches!(a.rule, Rule::Slots);
+                (0..dk).for_each(|k| row[k] *= x(&a.g, if slots { v } else { k }).exp());
                 let dot = |row: &[f64], y: &View4<'_>| (0..dk).map(|k| row[k] * x(y, k)).sum::<f64>();
                 let (write, taken) = match &a.rule {
                     Rule::Add { beta } => (beta.map_or(1.0, |beta| x(&beta, 0)) * x(&a.v, v), None),
                     Rule::Delta { beta } => (x(beta, 0) * (x(&a.v, v) - dot(row, &a.k)), None),
                     Rule::Remove { at, under } => (x(&a.v, v), Some((dot(&before, at), under))),
+                    Rule::Slots => (x(&a.v, v), None),
                 };
                 (0..dk).for_each(|k| row[k] += write * x(&a.k, k) - taken.map_or(0.0, |(n, e)| n * x(e, k)));
                 out.push(dot(row, &a.q));

@@ -15,7 +15,7 @@ pub(crate) use attention::{rope, sdpa};
 pub(crate) use products::{gather_linear, gather_qmm, linear, quantized_matmul, quantized_straight};
 pub use rows::Gate;
 pub(crate) use rows::{gated, rms_norm};
-pub(crate) use scans::{linear_scan, selective_scan, short_conv};
+pub(crate) use scans::{linear_scan, selective_scan, short_conv, slot_scan};
 
 use crate::ffi::{self, VectorArray};
 use crate::transforms::closure::Closure;

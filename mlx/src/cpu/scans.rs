@@ -13,25 +13,67 @@ fn fits<'a>(arrays: impl Iterator<Item = &'a Array>) -> bool {
 
 /// A linear recurrence, if a kernel takes it.
 pub(crate) fn linear_scan(i: &LinearScan<'_>, state: Option<&Array>) -> Option<(Array, Array)> {
-    if !fits(i.arrays().chain(state)) {
-        return None;
-    }
-    let state = state.map(|s| s.astype(Dtype::Float32));
-    let inputs: smallvec::SmallVec<[&Array; 7]> = i.arrays().chain(&state).collect();
-    let ([b, _, l, dk], h, dv) = (i.q.dims(), i.heads(), i.v.dim(3));
-    let (rule, at) = (Kind::of(&i.rule), inputs.len() - state.is_some() as usize);
-    let kernel = move |i: &[View<'_>], out: &[View<'_>]| {
-        let mut stores: [Vec<u8>; 6] = Default::default();
-        let mut views = Vec::new();
-        for (view, store) in i[..at].iter().zip(&mut stores) {
-            views.push(view.view4(store)?);
-        }
-        let rule = match rule {
+    let arrays: smallvec::SmallVec<[&Array; 7]> = i.arrays().collect();
+    let kind = match i.rule {
+        Rule::Add { .. } => Kind::Add,
+        Rule::Delta { .. } => Kind::Delta,
+        Rule::Remove { .. } => Kind::Remove,
+    };
+    scan(kind, &arrays, i.heads(), state)
+}
+
+/// The recurrence of slots over q, k, s, g, if a kernel takes it.
+pub(crate) fn slot_scan(arrays: [&Array; 4], state: Option<&Array>) -> Option<(Array, Array)> {
+    scan(Kind::Slots, &arrays, arrays[0].dim(1), state)
+}
+
+/// A [`Rule`] without its arrays, or that of slots.
+#[derive(Clone, Copy)]
+enum Kind {
+    Add,
+    Delta,
+    Remove,
+    Slots,
+}
+
+impl Kind {
+    /// Over q, k, v, g and the rule's arrays.
+    fn rule<'a>(self, views: &[k::View4<'a>]) -> k::Rule<'a> {
+        match self {
             Kind::Add => k::Rule::Add { beta: views.get(4).copied() },
             Kind::Delta => k::Rule::Delta { beta: views[4] },
             Kind::Remove => k::Rule::Remove { at: views[4], under: views[5] },
+            Kind::Slots => k::Rule::Slots,
+        }
+    }
+
+    /// The same from plain ops.
+    fn plain(self, a: &[Array], state: Option<Array>) -> (Array, Array) {
+        let [q, k, v, g] = [0, 1, 2, 3].map(|i| &a[i]);
+        let rule = match self {
+            Kind::Add => Rule::Add { beta: a.get(4) },
+            Kind::Delta => Rule::Delta { beta: &a[4] },
+            Kind::Remove => Rule::Remove { at: &a[4], under: &a[5] },
+            Kind::Slots => return plain::slot_scan(q, k, v, g, state),
         };
-        let state = i.get(at).map(View::floats).transpose()?;
+        plain::linear_scan(&LinearScan { q, k, v, g, rule }, state)
+    }
+}
+
+fn scan(kind: Kind, arrays: &[&Array], h: i32, state: Option<&Array>) -> Option<(Array, Array)> {
+    if !fits(arrays.iter().copied().chain(state)) {
+        return None;
+    }
+    let state = state.map(|s| s.astype(Dtype::Float32));
+    let inputs: smallvec::SmallVec<[&Array; 7]> = arrays.iter().copied().chain(&state).collect();
+    let ([b, _, l, dk], dv, at) = (inputs[0].dims(), inputs[2].dim(3), arrays.len());
+    let kernel = move |i: &[View<'_>], out: &[View<'_>]| {
+        let mut stores: [Vec<u8>; 6] = Default::default();
+        let mut views = Vec::with_capacity(6);
+        for (view, store) in i[..at].iter().zip(&mut stores) {
+            views.push(view.view4(store)?);
+        }
+        let (rule, state) = (kind.rule(&views), i.get(at).map(View::floats).transpose()?);
         let scan = k::LinearScan { q: views[0], k: views[1], v: views[2], g: views[3], rule, state };
         let [b, l, h, dv] = out[0].dims4()?;
         let strides = [l * h * dv, dv, h * dv, 1];
@@ -39,37 +81,13 @@ pub(crate) fn linear_scan(i: &LinearScan<'_>, state: Option<&Array>) -> Option<(
         k::linear_scan(&scan, o, out[1].floats_mut()?).map_err(|e| e.to_string())
     };
     let fallback = move |a: &[Array]| {
-        let [q, k, v, g] = [0, 1, 2, 3].map(|i| &a[i]);
-        let rule = match rule {
-            Kind::Add => Rule::Add { beta: a[..at].get(4) },
-            Kind::Delta => Rule::Delta { beta: &a[4] },
-            Kind::Remove => Rule::Remove { at: &a[4], under: &a[5] },
-        };
-        let (o, state) = plain::linear_scan(&LinearScan { q, k, v, g, rule }, a.get(at).cloned());
+        let (o, state) = kind.plain(&a[..at], a.get(at).cloned());
         [o.swapaxes(1, 2), state]
     };
     // tokens before heads, as what follows wants them
     let outputs = [(&[b, l, h, dv][..], Dtype::Float32), (&[b, h, dv, dk], Dtype::Float32)];
     let [o, last] = ops(c"linear_scan", &inputs, outputs, (1 << at) - 1, kernel, fallback);
     Some((o.swapaxes(1, 2), last))
-}
-
-/// A [`Rule`] without its arrays.
-#[derive(Clone, Copy)]
-enum Kind {
-    Add,
-    Delta,
-    Remove,
-}
-
-impl Kind {
-    fn of(rule: &Rule<'_>) -> Kind {
-        match rule {
-            Rule::Add { .. } => Kind::Add,
-            Rule::Delta { .. } => Kind::Delta,
-            Rule::Remove { .. } => Kind::Remove,
-        }
-    }
 }
 
 /// Mamba's recurrence, if a kernel takes it.

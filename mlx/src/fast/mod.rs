@@ -25,7 +25,7 @@ pub use layers::{
     gated_norm_fused, space_fused, token_mix_fused, wkv_fused,
 };
 pub use linear::{Fused, Matrix, embed_fused, expert_linear, is_fused, linear, linear_plain};
-pub use recurrent::{LinearScan, Rule, SelectiveScan, linear_scan, selective_scan, short_conv};
+pub use recurrent::{LinearScan, Rule, SelectiveScan, linear_scan, selective_scan, short_conv, slot_scan};
 
 pub use crate::cpu::Gate;
 use crate::error::refuse;

@@ -159,6 +159,26 @@ pub fn selective_scan(i: &SelectiveScan<'_>, state: Option<Array>) -> (Array, Ar
     crate::cpu::selective_scan(i, state.as_ref()).unwrap_or_else(|| plain::selective_scan(i, state))
 }
 
+/// Slots that forget, the first pass of gated slot attention: `S = diag(e^g) S + s k^T`, `o = S q`, for q, k [B, H, L, K] and
+/// s, g [B, H, L, M], g not positive: outputs [B, H, L, M] and the state [B, H, M, K] behind the last token, both float32.
+#[track_caller]
+pub fn slot_scan(q: &Array, k: &Array, s: &Array, g: &Array, state: Option<Array>) -> (Array, Array) {
+    let four = [q, k, s, g].iter().all(|a| a.ndim() == 4);
+    let fits = four && {
+        let ([b, h, l, d], m) = (q.dims(), s.dim(3));
+        l > 0
+            && k.shape() == q.shape()
+            && s.shape() == [b, h, l, m]
+            && g.shape() == s.shape()
+            && state.as_ref().is_none_or(|a| a.shape() == [b, h, m, d])
+    };
+    if !fits {
+        let shapes: Vec<_> = [q, k, s, g].into_iter().chain(&state).map(Array::shape).collect();
+        refuse("slot_scan", format!("shapes {shapes:?} of q, k, s, g and the state do not fit"));
+    }
+    crate::cpu::slot_scan([q, k, s, g], state.as_ref()).unwrap_or_else(|| plain::slot_scan(q, k, s, g, state))
+}
+
 /// `y[t] = sum over j of weight[:, j] * x[t - taps + 1 + j] + bias`, with SiLU behind it if `silu`: x [B, L, C] to y and the
 /// next tail [B, taps - 1, C], the last inputs. What came before x is in the tail, zeros if there is none.
 #[track_caller]

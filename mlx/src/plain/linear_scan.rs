@@ -80,7 +80,7 @@ fn step(q: &Array, k: &Array, v: &Array, g: &Array, read: Option<Read>, s: &Arra
 }
 
 /// [B, H, L, D] to [B, H, N, C, D], filled up with zeros: a token of zeros changes no state.
-pub fn chunks(a: &Array, chunk: i32) -> Array {
+pub(super) fn chunks(a: &Array, chunk: i32) -> Array {
     let [b, h, l, d] = a.dims();
     let n = (l + chunk - 1) / chunk;
     let a = match n * chunk - l {
@@ -128,7 +128,7 @@ fn segment(q: &Array, k: &Array, v: &Array, g: &Array, read: Option<Read>, mut s
 }
 
 /// What decays leave of one token at another, within blocks of 1, 2, 4, .. tokens up to a chunk: [.., C, 1 or K] each.
-pub struct Fades {
+pub(super) struct Fades {
     g: Array,
     blocks: Vec<Block>,
 }
@@ -216,7 +216,7 @@ impl Fades {
 }
 
 /// The first or second half of the tokens of x [.., C, K].
-pub fn half(x: &Array, i: i32) -> Array {
+pub(super) fn half(x: &Array, i: i32) -> Array {
     let n = x.dim(-2) / 2;
     x.slice_axis(-2, i * n..(i + 1) * n)
 }
