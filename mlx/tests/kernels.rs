@@ -316,7 +316,9 @@ fn short_convolutions_equal_the_plain_form_and_go_on_from_their_tail() {
                 ShortConv { weight: wides[0].as_ref().unwrap(), bias: wides[1].as_ref(), tail: wides[2].as_ref() };
             let (y, next) = fast::short_conv(&x, &conv, silu);
             let (want, last) = plain::short_conv(&wide(&x), &exact, silu);
-            check("short_conv", dtype, &y, &want);
+            // SiLU behind it makes three roundings of one
+            let (e, most) = (error(&y, &want), allowed(dtype) * if silu { 3.0 } else { 1.0 });
+            assert!(e <= most && y.dtype() == dtype, "{dtype}: off by {e}");
             assert_eq!(error(&next, &last), 0.0, "{dtype}");
             let cut = |from: i32, to: i32| x.slice_axis(1, from..to);
             for at in [1, 2, 69] {

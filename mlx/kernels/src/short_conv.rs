@@ -1,12 +1,12 @@
 //! Short causal convolutions, channel by channel.
 
-use crate::data::{Floats, FloatsMut, Out, Scratch, View4};
+use crate::data::{DType, Floats, FloatsMut, Out, Scratch, View4};
 use crate::decode::widen;
 use crate::error::{Error, Result, same};
 use crate::isa::{Isa, Kernel};
 use crate::pool::parallel;
 use crate::scratch::Temp;
-use crate::simd::{Simd, exp, narrow_row, with_elem};
+use crate::simd::{Simd, exp, narrow_row, widen_row, with_elem};
 
 /// Tokens and channels of a task: what it reads in f32 stays in the nearest cache.
 const TOKENS: usize = 32;
@@ -23,7 +23,7 @@ pub struct ShortConv<'a> {
     pub bias: Option<Floats<'a>>,
     /// What came before x, `[B, taps - 1, C]` without gaps; zeros if `None`.
     pub tail: Option<Floats<'a>>,
-    /// `y sigmoid(y)` in place of y.
+    /// `y sigmoid(y)` in place of y, each rounded to the type of the output.
     pub silu: bool,
 }
 
@@ -66,6 +66,21 @@ pub fn short_conv_on(isa: Isa, a: &ShortConv<'_>, mut out: FloatsMut<'_>, mut ne
     Ok(())
 }
 
+/// Rounds floats to the numbers of a type.
+#[inline(always)]
+unsafe fn round<S: Simd>(dtype: DType, x: *mut f32, n: usize) {
+    if dtype == DType::F32 {
+        return;
+    }
+    unsafe {
+        with_elem!(dtype, T => {
+            let mut narrow = [const { std::mem::MaybeUninit::<T>::uninit() }; CHANNELS];
+            narrow_row::<S, T>(x, narrow.as_mut_ptr().cast(), n);
+            widen_row::<S, T>(narrow.as_ptr().cast(), x, n);
+        })
+    }
+}
+
 /// Some tokens and channels of one row of the batch.
 struct Piece<'a> {
     a: ShortConv<'a>,
@@ -87,13 +102,14 @@ impl Kernel for Piece<'_> {
             let Piece { a, taps, row, from, tokens, first, count, out, next } = self;
             let ([_, _, l, c], keep) = (a.x.dims, taps - 1);
             let w = count.next_multiple_of(S::N);
-            let mut temp = Temp::new((tokens + 2 * taps + 1) * w + taps * count);
+            let mut temp = Temp::new((tokens + 2 * taps + 2) * w + taps * count);
             let all = temp.slice();
             all.fill(0.0);
             let all = Scratch(all.as_mut_ptr());
             let (x, weight, bias) = (all.at(0), all.at((tokens + keep) * w), all.at((tokens + keep + taps) * w));
             let sums = bias.add(w);
-            let stored = sums.add(w);
+            let gates = sums.add(w);
+            let stored = gates.add(w);
             widen::<S>(a.weight, first * taps, count * taps, stored);
             for (i, j) in (0..count).flat_map(|i| (0..taps).map(move |j| (i, j))) {
                 *weight.add(j * w + i) = *stored.add(i * taps + j);
@@ -118,11 +134,19 @@ impl Kernel for Piece<'_> {
                     for k in 0..taps {
                         y = S::fma(S::load(x.add((t + k) * w + j)), S::load(weight.add(k * w + j)), y);
                     }
-                    if a.silu {
-                        let minus = S::sub(S::splat(0.0), y);
-                        y = S::div(y, S::add(S::splat(1.0), exp::<S>(minus)));
-                    }
                     S::store(sums.add(j), y);
+                }
+                if a.silu {
+                    // rounded as a convolution, a sigmoid and a product would be
+                    round::<S>(out.dtype, sums, count);
+                    for j in (0..w).step_by(S::N) {
+                        let minus = S::sub(S::splat(0.0), S::load(sums.add(j)));
+                        S::store(gates.add(j), S::div(S::splat(1.0), S::add(S::splat(1.0), exp::<S>(minus))));
+                    }
+                    round::<S>(out.dtype, gates, count);
+                    for j in (0..w).step_by(S::N) {
+                        S::store(sums.add(j), S::mul(S::load(sums.add(j)), S::load(gates.add(j))));
+                    }
                 }
                 let to = out.at((row * l + from + t) * c + first);
                 with_elem!(out.dtype, T => narrow_row::<S, T>(sums, to.cast(), count));

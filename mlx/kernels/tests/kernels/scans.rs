@@ -188,7 +188,9 @@ fn short_convolutions_equal_the_plain_form() {
                     let mut out = Buffer::poison(t, rows * l * c);
                     let mut next = Buffer::poison(t, rows * (taps - 1) * c);
                     short_conv_on(isa, &conv, out.out(), next.out()).unwrap();
-                    close(&what, &out.values(), &want, t, 1e-6);
+                    // with SiLU, three roundings
+                    let rounding = if silu && t != DType::F32 { 0.01 } else { 1e-6 };
+                    close(&what, &out.values(), &want, t, rounding);
                     close(&what, &next.values(), &last, DType::F32, 0.0);
                 }
             }
