@@ -8,6 +8,7 @@ use mlx_lm::config::{Config, QuantConfig, QuantParams};
 use serde_json::{Value, json};
 
 fn card(test: &str) -> bool {
+    mx::fast::set_untried_kernels(false);
     let there = mx::cuda_is_available();
     if !there {
         println!("skipped {test}: no CUDA device");
@@ -158,32 +159,46 @@ fn recurrent_and_latent_layers_equal_those_on_the_cpu() {
     let there = card("recurrent_and_latent_layers_equal_those_on_the_cpu");
     for (name, c) in recorded() {
         mx::random::seed(7);
-        let model = Model::random(c, Dtype::Float16, None).unwrap();
+        let model = Model::random(c.clone(), Dtype::Float16, None).unwrap();
         if !there {
             continue;
         }
+        mx::fast::set_untried_kernels(true);
         let d = &model.decoder;
         // a prompt that one kernel takes, tokens one by one and in twos, and a prompt that is prepared at once
         let (len, prompt) = (90, 20);
         let all = ids(2, len) % 199u32;
-        let want = mx::with_device(mx::Device::Cpu, || {
-            let y = d.forward_direct(&all).unwrap();
-            y.eval().unwrap();
-            y
-        });
-        let want = |from: i32, to: i32| floats(&want.slice_axis(1, from..to));
-        let whole = error(&floats(&d.forward_direct(&all).unwrap()), &want(0, len));
+        let cpu = |m: &Model| {
+            mx::with_device(mx::Device::Cpu, || {
+                let y = m.decoder.forward_direct(&all).unwrap();
+                y.eval().unwrap();
+                y
+            })
+        };
+        // some of these make much of rounding: no further from float32 than twice what the same type is on the CPU
+        let half = cpu(&model);
+        mx::random::seed(7);
+        let mut wide = Model::random(c, Dtype::Float16, None).unwrap();
+        mx::with_device(mx::Device::Cpu, || mx::nn::ModuleExt::set_dtype(&mut wide.decoder, Dtype::Float32));
+        let exact = cpu(&wide);
+        let cut = |a: &Array, from: i32, to: i32| floats(&a.slice_axis(1, from..to));
+        let far = |y: &Array, from: i32, to: i32| error(&floats(y), &cut(&exact, from, to));
+        let noise = far(&half, 0, len);
+        let token = |t: i32| error(&cut(&half, t, t + 1), &cut(&exact, t, t + 1));
+        let noise_of_a_token = (0..len).map(token).fold(0.0, f64::max);
+        let whole = far(&d.forward_direct(&all).unwrap(), 0, len);
         let mut caches = d.caches().unwrap();
         let start = d.forward(&all.slice_axis(1, 0..prompt), &mut caches);
-        let mut worst = error(&floats(&start), &want(0, prompt));
+        let mut worst = far(&start, 0, prompt);
         let mut at = prompt;
         for n in [1, 1, 1, 2, 1, 5, 1, 1] {
             let y = d.forward(&all.slice_axis(1, at..at + n), &mut caches);
-            worst = worst.max(error(&floats(&y), &want(at, at + n)));
+            worst = worst.max(far(&y, at, at + n));
             at += n;
         }
-        println!("{name}: whole {whole:.1e}, steps {worst:.1e}");
-        assert!(whole < 3e-2 && worst < 3e-2, "{name}: whole {whole:e}, steps {worst:e}");
+        println!("{name}: whole {whole:.1e} ({noise:.1e}), steps {worst:.1e} ({noise_of_a_token:.1e})");
+        assert!(whole < 2.0 * noise + 2e-3, "{name}: whole {whole:e}, noise {noise:e}");
+        assert!(worst < 2.0 * noise_of_a_token + 2e-3, "{name}: steps {worst:e}, noise {noise_of_a_token:e}");
     }
 }
 
@@ -192,6 +207,7 @@ fn packed_caches_decode_as_on_the_cpu() {
     if !card("packed_caches_decode_as_on_the_cpu") {
         return;
     }
+    mx::fast::set_untried_kernels(true);
     // plain and rotating caches, many queries a key
     let many = json!({ "num_attention_heads": 12, "num_key_value_heads": 1 });
     let all_models = models().into_iter().map(|m| (m.0, m.1)).chain([("many queries", config(many))]);
@@ -218,6 +234,7 @@ fn pages_decode_as_one_buffer() {
     if !card("pages_decode_as_one_buffer") {
         return;
     }
+    mx::fast::set_untried_kernels(true);
     let (_, c, _) = models().swap_remove(0);
     let model = load(&c, None);
     let d = &model.decoder;
@@ -260,6 +277,8 @@ fn rows_of_unequal_length_decode_as_alone() {
             d.forward(&prompt, &mut caches).eval().unwrap();
             caches
         };
+        // a ring whose rows differ has a kernel of its own
+        mx::fast::set_untried_kernels(name.starts_with("gemma"));
         let (lengths, mut alone) = ([9, 20], [start(0, 9), start(1, 20)]);
         let mut joined = start(0, 9);
         for (a, b) in joined.iter_mut().zip(start(1, 20)) {

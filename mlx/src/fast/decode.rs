@@ -203,6 +203,7 @@ impl KvBuffers {
         if self.is_supported(qkv.dtype(), a)
             && !cuda::is_traced(qkv)
             && !cuda::is_traced(&self.arrays[0])
+            && (place.ring() == 0 || cuda::untried_kernels())
             && let Some(gpu) = cuda::current_gpu()
         {
             self.own();

@@ -14,6 +14,7 @@ mod recurrent;
 
 pub(crate) use adam::{AdamStep, adam_fused};
 pub use buffer::share_buffer;
+pub use cuda::{set_untried_kernels, untried_kernels};
 pub use decode::{DecodeAttention, KvBuffers, Place, Rotation};
 pub use experts::{RouteScores, RouteWeights, Routing, combine_fused, expert_rows_fused, route_fused};
 pub use kernel::{

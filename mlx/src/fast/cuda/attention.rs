@@ -1,7 +1,7 @@
 //! Launches of the decode attention kernel (`attention.cuh`).
 
 use super::kernel::{Launch, Scalar};
-use super::{ATTENTION, COMMON, Gpu, Spec, Table, kernel};
+use super::{ATTENTION, COMMON, DENSE_ATTENTION, Gpu, Spec, Table, kernel, untried_kernels};
 use crate::fast::decode::{DecodeAttention, Place};
 use crate::{Array, Dtype, Quant};
 use smallvec::SmallVec;
@@ -23,12 +23,14 @@ struct Attention {
     packed: [[u8; 2]; 2],
     /// How many pages an argument list has room for, of how many keys; none for one buffer.
     pages: Option<(u8, i32)>,
+    /// The kernel for all forms of caches, not that for plain ones.
+    any: bool,
 }
 
 impl Spec for Attention {
     fn name(&self) -> String {
         format!(
-            "attention_{}_d{}g{}w{}_r{}{}n{}s{}p{}x{}_{:?}{:?}",
+            "attention_{}_d{}g{}w{}_r{}{}n{}s{}p{}x{}_{:?}{:?}{}",
             if self.f16 { "f16" } else { "bf16" },
             self.head_dim,
             self.group,
@@ -41,6 +43,7 @@ impl Spec for Attention {
             self.next as u8,
             self.packed,
             self.pages,
+            self.any as u8,
         )
     }
 
@@ -58,6 +61,16 @@ impl Spec for Attention {
         let arguments: String =
             optional.iter().map(|o| if o.0 { format!("{}, ", o.2) } else { "nullptr, ".into() }).collect();
         let threads = self.warps * 32;
+        if !self.any {
+            return format!(
+                "#define HALF {}\n{COMMON}{DENSE_ATTENTION}\nextern \"C\" __global__ void __launch_bounds__({threads}) {name}(\
+                 const u16* qkv, u16* kc, u16* vc, {parameters}u16* out, float* part, int slot, int last, int place, int cap, \
+                 int, int window, int rot, float eps, float scale, float cap_logit, float feature, int next_bytes) {{\n\
+                 attention<{}, {}, {}, {}>(qkv, kc, vc, {arguments}out, part, slot, last, place, cap, window, rot, eps, scale, \
+                 cap_logit, feature, next_bytes);\n}}\n",
+                self.f16 as u8, self.head_dim, self.group, self.warps, self.traditional,
+            );
+        }
         let side = |i: usize, name: &str| match self.packed[i] {
             [0, _] => (
                 format!("u8* {name}, "),
@@ -117,11 +130,12 @@ thread_local! { static KERNELS: Table<Attention> = Table::default(); }
 /// Whether the kernel covers these sizes.
 pub(crate) fn is_supported(a: &DecodeAttention, quant: Option<[Quant; 2]>) -> bool {
     let (group, d) = (a.heads / a.kv_heads.max(1), a.head_dim);
+    let most = if untried_kernels() && d <= 128 { 16 } else { 8 };
     // the accumulators of all warps lie in 48 KiB of shared memory, those of a warp in registers
     d % 32 == 0
         && (32..=256).contains(&d)
-        && (1..=if d > 128 { 8 } else { 16 }).contains(&group)
-        && quant.is_none_or(|q| q.iter().all(|q| matches!(q.bits, 4 | 8) && d % q.group_size == 0))
+        && (1..=most).contains(&group)
+        && quant.is_none_or(|q| untried_kernels() && q.iter().all(|q| matches!(q.bits, 4 | 8) && d % q.group_size == 0))
 }
 
 const WARPS: i32 = 4;
@@ -156,6 +170,7 @@ pub(crate) fn attend(
         next: a.next.is_some(),
         packed: quant.map_or([[0; 2]; 2], |q| q.map(|q| [q.bits as u8, q.group_size as u8])),
         pages: pages.map(|size| ((buffers.len() / 2) as u8, size)),
+        any: untried_kernels(),
     };
     let kernel = kernel(&KERNELS, spec, gpu)?;
     let [slot, last, position] = place.numbers();

@@ -27,6 +27,7 @@ pub(super) const COMMON: &str = include_str!("common.cuh");
 pub(super) const FORMATS: &str = include_str!("formats.cuh");
 pub(super) const GEMV: &str = include_str!("gemv.cuh");
 pub(super) const ATTENTION: &str = include_str!("attention.cuh");
+pub(super) const DENSE_ATTENTION: &str = include_str!("attention_dense.cuh");
 pub(super) const EXPERTS: &str = include_str!("experts.cuh");
 pub(super) const ADAM: &str = include_str!("adam.cuh");
 pub(super) const EMBED: &str = include_str!("embed.cuh");
@@ -86,6 +87,20 @@ pub(crate) fn current_gpu() -> Option<&'static Gpu> {
         LAST.set((key, on_gpu));
     }
     on_gpu.then_some(gpu)
+}
+
+thread_local! { static UNTRIED: Cell<bool> = const { Cell::new(false) }; }
+
+/// Lets this thread use kernels whose tests no card has passed yet: latent attention; decode attention over packed caches,
+/// pages, padded rings and more than 8 queries a key, and the kernel for all forms of caches in place of that for plain
+/// ones. Off at first; the plain forms do the same meanwhile.
+pub fn set_untried_kernels(on: bool) {
+    UNTRIED.set(on);
+}
+
+/// What [`set_untried_kernels`] said.
+pub fn untried_kernels() -> bool {
+    UNTRIED.get()
 }
 
 /// Whether arrays of this dtype are what the kernels compute with.
