@@ -10,6 +10,7 @@
 #include "mlx/allocator.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/primitives.h"
+#include "mlx/scheduler.h"
 #include "mlx/transforms.h"
 
 using namespace mlx::core;
@@ -124,7 +125,9 @@ class CpuOp : public Primitive {
     for (auto& y : outputs) {
       encoder.set_output_array(y);
     }
-    encoder.dispatch([operands = std::move(operands), n = inputs.size(), kernel = kernel_, payload = payload_, name = name_] {
+    // not counted as a task of its own: MLX lets no more than ten tasks (of ten dispatches) wait, and what builds the graph
+    // would wake up for each
+    scheduler::enqueue(stream(), [operands = std::move(operands), n = inputs.size(), kernel = kernel_, payload = payload_, name = name_] {
       std::vector<mlxs_view> views;
       views.reserve(operands.size());
       for (auto& x : operands) {

@@ -4,7 +4,7 @@ use super::padding::Padding;
 use super::parts::Form;
 use super::{Cache, Decode, Kv, Mark, MaskKey, Position, QuantizedKvCache, State, in_steps, nbytes_of, take_rows};
 use crate::{Error, Result};
-use mlx::fast::{Columns, DecodeAttention, KvBuffers, LatentAttention, Mask, Place};
+use mlx::fast::{Columns, DecodeAttention, KvBuffers, LatentAttention, Layer, Mask, Place};
 use mlx::{self as mx, Array, Dtype};
 
 /// Tokens by which buffers grow.
@@ -90,9 +90,9 @@ impl Decode for KvCache {
         self.buffers.as_ref().is_some_and(|b| b.rows() == rows && b.is_supported(dtype, a))
     }
 
-    fn decode(&mut self, qkv: &Array, a: &DecodeAttention<'_>) -> Array {
-        let (buffers, place) = self.next_slot(qkv.dim(0), a.kv_heads, [a.head_dim; 2], qkv.dtype());
-        let o = buffers.attend(qkv, place, a);
+    fn decode(&mut self, x: &Array, before: Layer<'_>, a: &DecodeAttention<'_>, after: Layer<'_>) -> Array {
+        let (buffers, place) = self.next_slot(x.dim(0), a.kv_heads, [a.head_dim; 2], x.dtype());
+        let o = buffers.attend_between(x, before, place, a, after);
         self.offset += 1;
         o
     }

@@ -5,7 +5,7 @@ use super::padding::Padding;
 use super::partial::Partial;
 use super::{Attend, Cache, Decode, Kv, Mark, MaskKey, Position, State, nbytes_of, take_rows, whole};
 use crate::{Error, Result};
-use mlx::fast::{DecodeAttention, KvBuffers, Mask, Place};
+use mlx::fast::{DecodeAttention, KvBuffers, Layer, Mask, Place};
 use mlx::{self as mx, Array, Dtype};
 
 /// Keys and values [B, Hkv, T, D] of the tokens of one page.
@@ -216,9 +216,9 @@ impl Decode for PagedKvCache {
         }
     }
 
-    fn decode(&mut self, qkv: &Array, a: &DecodeAttention<'_>) -> Array {
+    fn decode(&mut self, x: &Array, before: Layer<'_>, a: &DecodeAttention<'_>, after: Layer<'_>) -> Array {
         let mut live = self.live.take().unwrap_or_else(|| {
-            let room = || mx::zeros([qkv.dim(0), a.kv_heads, self.size, a.head_dim], qkv.dtype());
+            let room = || mx::zeros([x.dim(0), a.kv_heads, self.size, a.head_dim], x.dtype());
             let page = self.open.take().unwrap_or_else(|| Page { keys: room(), values: room() });
             KvBuffers::new(page.keys, page.values)
         });
@@ -231,7 +231,8 @@ impl Decode for PagedKvCache {
             Some(starts) => Place::Padded(slot, starts),
         };
         let full: Vec<_> = self.pages.iter().map(|p| (&p.keys, &p.values)).collect();
-        let o = live.attend_pages(qkv, &full, place, a);
+        let qkv = mx::fast::linear(x, before.parts, before.around);
+        let o = live.attend_pages(&qkv, &full, place, a);
         self.filled = (self.filled + 1) % self.size;
         if self.filled == 0 {
             let (keys, values) = live.into_arrays();
@@ -239,7 +240,7 @@ impl Decode for PagedKvCache {
         } else {
             self.live = Some(live);
         }
-        o
+        mx::fast::linear(&o, after.parts, after.around)
     }
 }
 

@@ -5,7 +5,7 @@ use super::padding::Padding;
 use super::parts::{Form, Parts};
 use super::{Attend, Cache, Decode, Kv, Mark, MaskKey, Position, State, in_steps, nbytes_of, take_rows};
 use crate::{Error, Result};
-use mlx::fast::{DecodeAttention, KvBuffers, Mask, Place};
+use mlx::fast::{DecodeAttention, KvBuffers, Layer, Mask, Place};
 use mlx::{self as mx, Array, Dtype};
 
 /// Keys and values of every token seen, packed as they come; keys and values may have different widths.
@@ -187,9 +187,9 @@ impl Decode for QuantizedKvCache {
         }
     }
 
-    fn decode(&mut self, qkv: &Array, a: &DecodeAttention<'_>) -> Array {
+    fn decode(&mut self, x: &Array, before: Layer<'_>, a: &DecodeAttention<'_>, after: Layer<'_>) -> Array {
         if self.live.as_ref().is_none_or(|b| self.offset >= b.capacity()) {
-            let one = mx::zeros([qkv.dim(0), a.kv_heads, 1, a.head_dim], qkv.dtype());
+            let one = mx::zeros([x.dim(0), a.kv_heads, 1, a.head_dim], x.dtype());
             let new = self.form.store(one.clone(), one);
             self.live = self.reserve(&new).live(self.form);
         }
@@ -201,7 +201,7 @@ impl Decode for QuantizedKvCache {
             None => Place::At(self.offset),
             Some(starts) => Place::Padded(self.offset, starts),
         };
-        let o = live.attend(qkv, place, a);
+        let o = live.attend_between(x, before, place, a, after);
         self.offset += 1;
         o
     }

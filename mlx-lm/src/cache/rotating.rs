@@ -5,7 +5,7 @@ use super::padding::Padding;
 use super::parts::{Form, Parts};
 use super::{Attend, Cache, Decode, Kv, MaskKey, Position, State, causal_mask, in_steps, nbytes_of, take_rows};
 use crate::{Error, Result};
-use mlx::fast::{DecodeAttention, KvBuffers, Mask, Place};
+use mlx::fast::{DecodeAttention, KvBuffers, Layer, Mask, Place};
 use mlx::{self as mx, Array, Dtype};
 
 /// Keys and values of the last `size` tokens, the first `keep` for ever (`RotatingKVCache`).
@@ -301,8 +301,8 @@ impl Decode for RotatingKvCache {
             }
     }
 
-    fn decode(&mut self, qkv: &Array, a: &DecodeAttention<'_>) -> Array {
-        let one = mx::zeros([qkv.dim(0), a.kv_heads, 1, a.head_dim], qkv.dtype());
+    fn decode(&mut self, x: &Array, before: Layer<'_>, a: &DecodeAttention<'_>, after: Layer<'_>) -> Array {
+        let one = mx::zeros([x.dim(0), a.kv_heads, 1, a.head_dim], x.dtype());
         self.turn(&self.form.store(one.clone(), one));
         if let Some(parts) = self.buffers.take() {
             self.live = parts.live(self.form);
@@ -319,7 +319,7 @@ impl Decode for RotatingKvCache {
             None => Place::Ring { slot, position, seen },
             Some(starts) => Place::PaddedRing { slot, position, seen, starts },
         };
-        live.attend(qkv, place, &DecodeAttention { window: None, ..*a })
+        live.attend_between(x, before, place, &DecodeAttention { window: None, ..*a }, after)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::blueprint::{self, MlpNames};
 use crate::parts::{Around, Norm, Step};
 use crate::weights::Leaves;
 use mlx::Array;
-use mlx::fast::{self, Fused, Matrix};
+use mlx::fast::{self, Fused, Layer, Matrix};
 use mlx::nn::{Leaf, Linear, Module};
 
 /// down(act(gate(x)) * up(x)), or down(act(up(x))).
@@ -68,8 +68,8 @@ impl Ffn for Mlp {
         };
         let inward =
             Fused { norm: Some(around.norm), gate: Some(gate), next: [Some(down.weight), None], residual: None };
-        let inner = fast::linear(x, parts, inward);
-        Some(fast::linear(&inner, &[down], around.after(x)))
+        let down = Layer { parts: &[down], around: around.after(x) };
+        Some(fast::linear_pair(x, Layer { parts, around: inward }, down))
     }
 
     fn first_weights(&self) -> [Option<&Array>; 2] {

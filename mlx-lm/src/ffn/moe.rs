@@ -238,7 +238,7 @@ impl Ffn for Moe {
             && s.temperature == 1.0
             && !self.spec.weigh_input;
         let apart = self.shared.is_some() || self.spec.zero_experts > 0 || self.latent.is_some();
-        if !few || !plain || apart || !around.residual {
+        if !few || !plain || apart || !around.residual || !mx::fast::has_layer_kernels() {
             return None;
         }
         let routing = Routing {

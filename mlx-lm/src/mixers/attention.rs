@@ -6,7 +6,7 @@ use crate::blueprint::{self, CacheKind, FusedQkv, KvShare, OutputGate, Projectio
 use crate::cache::{Attend, Cache, Position, Slots, sdpa};
 use crate::parts::{Around, Norm, SharedKv, Step};
 use crate::weights::Leaves;
-use mlx::fast::{self, DecodeAttention, Fused};
+use mlx::fast::{DecodeAttention, Fused, Layer, Matrix};
 use mlx::nn::{Leaf, Linear, Module, Param};
 use mlx::{self as mx, Array, Dtype};
 
@@ -360,15 +360,13 @@ impl Mixer for Attention {
             return None;
         }
         let inward = Fused { norm: Some(around.norm), next: [Some(o_proj.weight), None], ..Default::default() };
-        let qkv = match (&self.q_proj, &self.k_proj, &self.v_proj, &self.qkv_proj, &s.projections) {
-            (Some(q), Some(k), Some(v), ..) => fast::linear(x, &[q.matrix()?, k.matrix()?, v.matrix()?], inward),
-            (.., Some(qkv), Projections::Fused { layout: FusedQkv::Blocks, .. }) => {
-                fast::linear(x, &[qkv.matrix()?], inward)
-            }
+        let parts: &[Matrix<'_>] = match (&self.q_proj, &self.k_proj, &self.v_proj, &self.qkv_proj, &s.projections) {
+            (Some(q), Some(k), Some(v), ..) => &[q.matrix()?, k.matrix()?, v.matrix()?],
+            (.., Some(qkv), Projections::Fused { layout: FusedQkv::Blocks, .. }) => &[qkv.matrix()?],
             _ => return None,
         };
-        let o = cache.decode(&qkv, &step);
-        Some(fast::linear(&o, &[o_proj], around.after(x)))
+        let before = Layer { parts, around: inward };
+        Some(cache.decode(x, before, &step, Layer { parts: &[o_proj], around: around.after(x) }))
     }
 
     fn first_weights(&self) -> [Option<&Array>; 2] {

@@ -85,7 +85,7 @@ impl DeltaRule {
     pub fn fused(&self, i: &Projected<'_>, slots: &mut Slots) -> Option<Array> {
         let s = &self.heads;
         let [q, k, v] = i.qkv;
-        if !fast::is_fused() || q.x.dim(1) > FEW_TOKENS {
+        if !fast::has_layer_kernels() || q.x.dim(1) > FEW_TOKENS {
             return None;
         }
         let convs: Vec<ShortConv> = self.convs.iter().enumerate().map(|(n, c)| c.short(slots.get(n))).collect();

@@ -102,7 +102,7 @@ impl Mixer for Kda {
     fn forward(&self, x: &Array, _: &Step, cache: &mut dyn Cache) -> Array {
         let h = &self.spec.heads;
         let (qkv, beta, gate) = (each(&self.qkv, x), self.b_proj.forward(x), through(&self.gate, x));
-        if fast::is_fused() && x.dim(1) <= FEW_TOKENS {
+        if fast::has_layer_kernels() && x.dim(1) <= FEW_TOKENS {
             let parts: Vec<_> = qkv.iter().map(|a| (a, 0)).collect();
             if let Some(o) = self.fused_rule(&parts, (&beta, 0), [&through(&self.decay, x), &gate], cache.slots()) {
                 return self.o_proj.forward(&o);

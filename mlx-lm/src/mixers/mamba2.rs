@@ -99,7 +99,7 @@ impl Mamba2 {
     /// What follows the input projection p and precedes the output's, in two kernels; `None` where there are none.
     fn fused_space(&self, p: &Array, slots: &mut Slots) -> Option<Array> {
         let (s, space) = (&self.spec, &self.space);
-        if !fast::is_fused() || p.dim(1) > FEW_TOKENS {
+        if !fast::has_layer_kernels() || p.dim(1) > FEW_TOKENS {
             return None;
         }
         let inner = s.heads * s.head_dim;

@@ -136,7 +136,7 @@ impl Mla {
             && self.k_rope.is_none()
             && s.query_scale.is_none()
             && (s.q_factor, s.kv_factor) == (1.0, 1.0);
-        let cache = cache.as_decode().filter(|_| plain && fast::is_fused())?;
+        let cache = cache.as_decode().filter(|_| plain && fast::has_layer_kernels())?;
         let norm = match &self.kv_a_norm {
             Some(n) => Some(n.rms()?),
             None => None,
@@ -172,7 +172,7 @@ impl Mixer for Mla {
         let s = &self.spec;
         let [b, l, _] = x.dims();
         let (q, low) = self.queries(x);
-        if l == 1 && fast::is_fused() && self.k_rope.is_none() {
+        if l == 1 && fast::has_layer_kernels() && self.k_rope.is_none() {
             let kv = self.kv_a_proj.forward(x);
             if let Some(o) = self.fused_step(&q, Columns::new(&kv, 0, 0), cache) {
                 let heads = || o.reshape([b, 1, s.heads, -1]);

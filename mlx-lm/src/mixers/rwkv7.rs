@@ -27,7 +27,7 @@ fn shifted(x: &Array, slots: &mut Slots, slot: usize) -> Array {
 
 /// x [B, L, D] on its way to its predecessors by each of these shares [D], predecessors as [`shifted`] keeps them.
 fn mixed(x: &Array, slots: &mut Slots, slot: usize, by: &[&Array]) -> Vec<Array> {
-    if fast::is_fused()
+    if fast::has_layer_kernels()
         && let Some((all, last)) = fast::token_mix_fused(x, slots.get(slot), by)
     {
         slots.set(slot, last);

@@ -141,7 +141,7 @@ fn a_shape_is_timed_without_its_weights() {
         let report = run(&[&base, more, &["-n", "1", "--json"]].concat()).json();
         assert!(report["generation_tps"].as_f64().unwrap() > 0.0);
         let profile = run(&[&base, more, &["--profile", "--json"]].concat()).json();
-        assert!(profile["ops"].as_u64().unwrap() > 20 && profile["weight_bytes"].as_u64().unwrap() > 10_000);
+        assert!(profile["ops"].as_u64().unwrap() > 5 && profile["weight_bytes"].as_u64().unwrap() > 10_000);
     }
     let bad = run(&["benchmark", "--config", config.to_str().unwrap(), "--random-weights", "--bits", "7"]);
     bad.fails_with(&["--bits 7"]);

@@ -57,6 +57,10 @@ fn tolerance(case: &Value) -> Tolerance {
     if low {
         return Tolerance { absolute: 0.03 * max_abs, greedy: gap > 0.03 * max_abs };
     }
+    if case["model_type"] == "muse_spark" {
+        // its head rounds hidden states to bf16: one that lies between two such numbers may go either way
+        return Tolerance { absolute: 5e-4 * max_abs.max(1.0), greedy: true };
+    }
     // f32: scaled by the largest logit alone where that is small
     Tolerance { absolute: 1e-4 * if max_abs < 1.0 { max_abs } else { max_abs.max(1.0) }, greedy: true }
 }

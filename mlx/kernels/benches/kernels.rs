@@ -143,6 +143,8 @@ fn attend(b: &Bench, t: DType, hq: usize, hk: usize, l: usize, s: usize, d: usiz
         scale: 0.1,
         causal: l > 1,
         window: None,
+        starts: None,
+        softcap: None,
         mask: Mask::None,
         sinks: None,
     };

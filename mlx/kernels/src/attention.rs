@@ -15,7 +15,7 @@ const KEYS: usize = 64;
 /// Query rows of one task (a multiple of every panel height).
 const ROWS: usize = 192;
 /// A split of the keys is worth a task from here.
-const SPLIT: usize = 256;
+const SPLIT: usize = KEYS;
 
 /// What a query may see besides the causal and window limits, shapes broadcast to `[B, Hq, L, S]` by zero strides.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +48,10 @@ pub struct Attention<'a> {
     pub causal: bool,
     /// Query l sees only the last so many keys up to `S - L + l`; implies `causal`.
     pub window: Option<usize>,
+    /// Queries of batch row b see no key before this one.
+    pub starts: Option<&'a [usize]>,
+    /// Scores become `cap * tanh(score / cap)`, before any mask.
+    pub softcap: Option<f32>,
     /// Further mask.
     pub mask: Mask<'a>,
     /// `[Hq]`: a logit per head that takes part in the softmax without a value.
@@ -94,6 +98,9 @@ pub fn attention_on(isa: Isa, a: &Attention<'_>, mut out: View4Mut<'_>) -> Resul
     }
     if let Some(sinks) = a.sinks {
         room("sinks", Some(hq), sinks.len())?;
+    }
+    if let Some(starts) = a.starts {
+        same("starts", b, starts.len())?;
     }
     let (ptr, strides) = out.rows();
     // SAFETY: every view was checked against its buffer when made, and the shapes agree.
@@ -147,12 +154,13 @@ unsafe fn run(isa: Isa, a: &Attention<'_>, out: Out, out_strides: [usize; 4]) {
         parallel(tasks * parts, each)
     }
     if parts > 1 {
-        parallel(tasks, |t| {
+        let merge = |t: usize| {
             let mut first = job(t * parts);
             first.write = Some((out, out_strides));
             // SAFETY: the states of this task's parts lie side by side.
             unsafe { isa.run(Merge { job: first, parts, stride: state }) }
-        });
+        };
+        if tasks * parts * state < 64 << 10 { (0..tasks).for_each(merge) } else { parallel(tasks, merge) }
     }
 }
 
@@ -182,11 +190,12 @@ impl Job<'_> {
     /// Keys that causality and the window leave to query l.
     fn limits(&self, l: usize) -> (usize, usize) {
         let (len, s) = (self.a.q.dims[2], self.a.k.dims[2]);
+        let start = self.a.starts.map_or(0, |s| s[self.batch]);
         if !self.a.causal && self.a.window.is_none() {
-            return (0, s);
+            return (start, s);
         }
         let end = (s + l + 1).saturating_sub(len).min(s);
-        (self.a.window.map_or(0, |w| end.saturating_sub(w)), end)
+        (self.a.window.map_or(0, |w| end.saturating_sub(w)).max(start), end)
     }
     #[inline(always)]
     unsafe fn write<S: Simd>(&self, sums: *mut f32, weights: *const f32) {
@@ -227,8 +236,8 @@ impl Kernel for Job<'_> {
             // q in panels [d][height], keys plain and turned, values, scores of a panel
             let lens = [padded * d8, KEYS * d8, KEYS * d8, KEYS * self.dvp, height * KEYS];
             let mut temp = Temp::new(lens.iter().sum::<usize>());
-            temp.slice().fill(0.0);
             let q = temp.ptr();
+            std::slice::from_raw_parts_mut(q, lens[0]).fill(0.0);
             let plain = q.add(lens[0]);
             let turned = plain.add(lens[1]);
             let values = turned.add(lens[2]);
@@ -379,6 +388,14 @@ impl Panel<'_> {
             let (lo, hi) =
                 (lo.clamp(self.j0, self.j0 + self.n) - self.j0, hi.clamp(self.j0, self.j0 + self.n) - self.j0);
             let b = self.job.batch;
+            if let Some(cap) = self.job.a.softcap {
+                for j in (0..KEYS).step_by(S::N) {
+                    // tanh z = 1 - 2 / (e^2z + 1)
+                    let e = exp::<S>(S::mul(S::load(row.add(j)), S::splat(2.0 / cap)));
+                    let part = S::div(S::splat(2.0 * cap), S::add(e, S::splat(1.0)));
+                    S::store(row.add(j), S::sub(S::splat(cap), part));
+                }
+            }
             match self.job.a.mask {
                 Mask::None => {}
                 Mask::Bool { data, strides } => {

@@ -141,6 +141,9 @@ unsafe impl Send for Out {}
 unsafe impl Sync for Out {}
 
 impl Out {
+    pub fn floats(ptr: *mut f32) -> Out {
+        Out { ptr: ptr.cast(), dtype: DType::F32 }
+    }
     pub fn at(&self, i: usize) -> *mut u8 {
         self.ptr.wrapping_add(i * self.dtype.size())
     }

@@ -51,6 +51,25 @@ pub unsafe fn group_row<S: Simd>(q: &Quantized<'_>, row: usize, g0: usize, n: us
     }
 }
 
+/// Asks for the scales and biases of `n` groups from row `row` on, which are read soon.
+#[inline(always)]
+pub unsafe fn prefetch_groups<S: Simd>(q: &Quantized<'_>, row: usize, n: usize) {
+    let from = row * q.row_groups();
+    let fetch = |start: *const u8, bytes: usize| {
+        for i in (0..bytes).step_by(64) {
+            // SAFETY: a hint: no address is wrong
+            unsafe { S::prefetch(start.wrapping_add(i)) }
+        }
+    };
+    match q.scales {
+        Scales::Affine { scales, biases } => {
+            fetch(scales.at(from), n * scales.dtype().size());
+            fetch(biases.at(from), n * biases.dtype().size());
+        }
+        Scales::Bytes(bytes) => fetch(bytes.as_ptr().wrapping_add(from), n),
+    }
+}
+
 #[inline(always)]
 unsafe fn decode_code<S: Simd, const CODE: u32>(
     mut p: *const u8,

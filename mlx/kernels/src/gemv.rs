@@ -3,15 +3,20 @@
 //! and dense weights in their own width.
 
 use crate::data::{Floats, Out};
-use crate::decode::{group_row, widen};
+use crate::decode::{group_row, prefetch_groups, widen};
 use crate::isa::{Isa, Kernel};
 use crate::prepare::{Layout, Prepared};
 use crate::quant::{Matrix, Quantized};
 use crate::scratch::Temp;
-use crate::simd::{Elem, FP4, FP8, Simd, add_row, bits, load_upto, narrow_row, with_elem};
+use crate::simd::{Elem, FP4, FP8, Simd, add_elems, add_row, bits, load_upto, narrow_row, with_elem};
 
 /// Rows whose scales are widened at a time (a multiple of every R).
 const SPAN: usize = 16;
+
+/// How many bytes ahead weights are prefetched: whole blocks of rows, enough of them to cover the latency of memory.
+fn ahead(block: usize) -> usize {
+    block * 3072usize.div_ceil(block.max(1))
+}
 
 /// Rows `n0 .. n1` of an expert's w times up to `MB` prepared rows of x.
 #[derive(Clone, Copy)]
@@ -22,8 +27,9 @@ pub(crate) struct Gemv<'a> {
     pub row0: usize,
     pub n0: usize,
     pub n1: usize,
-    /// Rows of the result have this many elements.
+    /// Rows of the result have this many elements, and the first of ours is here.
     pub n: usize,
+    pub place: usize,
     /// Prepared rows, `prepared.row_len()` apart, and which of them to use.
     pub x: *const f32,
     pub x_rows: &'a [u32],
@@ -31,6 +37,8 @@ pub(crate) struct Gemv<'a> {
     pub out_rows: &'a [u32],
     pub out: Out,
     pub bias: Option<(Floats<'a>, usize)>,
+    /// Added last: as the result.
+    pub residual: Option<Floats<'a>>,
 }
 
 impl Gemv<'_> {
@@ -101,7 +109,10 @@ impl Gemv<'_> {
                 if let Some(b) = &bias {
                     add_row::<S>(y, b.as_ptr(), nn);
                 }
-                let at = *row as usize * self.n + self.n0;
+                let at = *row as usize * self.n + self.place;
+                if let Some(r) = self.residual {
+                    with_elem!(r.dtype(), T => add_elems::<S, T>(y, r.at(at).cast(), nn));
+                }
                 with_elem!(out.dtype, T => narrow_row::<S, T>(y, out.at(at).cast(), nn));
             }
         }
@@ -130,6 +141,9 @@ impl Gemv<'_> {
             while n < self.n1 {
                 let span = SPAN.min(self.n1 - n);
                 group_row::<S>(q, self.row0 + n, 0, span * groups, s, b);
+                if n + span < self.n1 {
+                    prefetch_groups::<S>(q, self.row0 + n + span, span * groups);
+                }
                 for t in [s, b] {
                     std::slice::from_raw_parts_mut(t.add(span * groups), 32).fill(0.0);
                 }
@@ -201,14 +215,14 @@ impl<const CODE: u32, const MB: usize, const R: usize> Kernel for Slots<'_, CODE
 impl<const CODE: u32, const MB: usize, const R: usize> Body<MB, R> for Slots<'_, CODE, MB, R> {
     #[inline(always)]
     unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: [*const f32; R], b: [*const f32; R]) -> [[f32; R]; MB] {
-        let (g, q) = (self.0, self.1);
+        let (g, q) = (&self.0, self.1);
         unsafe {
             let width = bits(CODE);
             let per = 32 / width;
             let words = q.cols / per;
             let group_words = q.mode.group() / per;
             let xs = g.xs::<MB>();
-            let stride = q.row_bytes();
+            let ahead = ahead(R * q.row_bytes());
             {
                 let mut acc = [[S::splat(0.0); R]; MB];
                 let mut at = 0;
@@ -217,7 +231,7 @@ impl<const CODE: u32, const MB: usize, const R: usize> Body<MB, R> for Slots<'_,
                     let mut wv = [S::isplat(0); R];
                     for r in 0..R {
                         let p = w[r].add(4 * at);
-                        S::prefetch(p.wrapping_add(R * stride));
+                        S::prefetch(p.wrapping_add(ahead));
                         wv[r] = if left >= S::N { S::iload(p.cast()) } else { S::iload_n(p.cast(), left) };
                     }
                     let mut sums = [[S::splat(0.0); R]; MB];
@@ -268,7 +282,7 @@ impl<const FLOAT: bool, const MB: usize, const R: usize> Kernel for Nibbles<'_, 
 impl<const FLOAT: bool, const MB: usize, const R: usize> Body<MB, R> for Nibbles<'_, FLOAT, MB, R> {
     #[inline(always)]
     unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: [*const f32; R], b: [*const f32; R]) -> [[f32; R]; MB] {
-        let (g, q) = (self.0, self.1);
+        let (g, q) = (&self.0, self.1);
         if const { !S::DOTS_BF16 } {
             return [[0.0; R]; MB]; // `Prepared::new` chooses this layout only with the instruction
         }
@@ -276,7 +290,7 @@ impl<const FLOAT: bool, const MB: usize, const R: usize> Body<MB, R> for Nibbles
             let words = q.cols / 8;
             let group_words = q.mode.group() / 8;
             let xs = g.xs::<MB>();
-            let stride = q.row_bytes();
+            let ahead = ahead(R * q.row_bytes());
             {
                 let mut acc = [[S::splat(0.0); R]; MB];
                 let mut at = 0;
@@ -285,7 +299,7 @@ impl<const FLOAT: bool, const MB: usize, const R: usize> Body<MB, R> for Nibbles
                     let mut wv = [S::isplat(0); R];
                     for r in 0..R {
                         let p = w[r].add(4 * at);
-                        S::prefetch(p.wrapping_add(R * stride));
+                        S::prefetch(p.wrapping_add(ahead));
                         wv[r] = if left >= S::N { S::iload(p.cast()) } else { S::iload_n(p.cast(), left) };
                     }
                     let mut sums = [[S::splat(0.0); R]; MB];
@@ -330,12 +344,12 @@ impl<const CODE: u32, const MB: usize, const R: usize> Kernel for Codes<'_, CODE
 impl<const CODE: u32, const MB: usize, const R: usize> Body<MB, R> for Codes<'_, CODE, MB, R> {
     #[inline(always)]
     unsafe fn rows<S: Simd>(&self, w: [*const u8; R], s: [*const f32; R], b: [*const f32; R]) -> [[f32; R]; MB] {
-        let (g, q) = (self.0, self.1);
+        let (g, q) = (&self.0, self.1);
         unsafe {
             let (group, groups) = (q.mode.group(), q.row_groups());
             let step = bits(CODE) * S::N / 8;
             let xs = g.xs::<MB>();
-            let stride = q.row_bytes();
+            let ahead = ahead(R * q.row_bytes());
             let mut w = w;
             {
                 let mut acc = [[S::splat(0.0); R]; MB];
@@ -357,7 +371,7 @@ impl<const CODE: u32, const MB: usize, const R: usize> Body<MB, R> for Codes<'_,
                         k += S::N;
                     }
                     for r in 0..R {
-                        S::prefetch(w[r].wrapping_add(R * stride));
+                        S::prefetch(w[r].wrapping_add(ahead));
                         let sv = S::splat(*s[r].add(gi));
                         for m in 0..MB {
                             acc[m][r] = S::fma(sums[m][r], sv, acc[m][r]);
@@ -380,6 +394,7 @@ impl<T: Elem, const MB: usize, const R: usize> Kernel for Dense<'_, T, MB, R> {
         let g = self.0;
         unsafe {
             let k = g.w.cols();
+            let ahead = ahead(R * k * size_of::<T>());
             let xs = g.xs::<MB>();
             let mut temp = Temp::new(MB * (g.n1 - g.n0));
             let block = temp.ptr();
@@ -399,7 +414,7 @@ impl<T: Elem, const MB: usize, const R: usize> Kernel for Dense<'_, T, MB, R> {
                     }
                     for r in 0..R {
                         let p = w[r].add(i);
-                        S::prefetch(p.wrapping_add(R * k).cast());
+                        S::prefetch(p.cast::<u8>().wrapping_add(ahead));
                         let v = if k - i >= S::N { T::load::<S>(p) } else { load_upto::<S, T>(p, k - i) };
                         for m in 0..MB {
                             acc[m][r] = S::fma(v, xv[m], acc[m][r]);

@@ -12,11 +12,11 @@ use crate::scratch::Temp;
 use crate::{straight, tiles};
 
 /// Up to so many rows of x per matrix go through the GEMV: it unpacks w once per four rows and needs no transposed panels.
-const GEMV_ROWS: usize = 8;
+pub(crate) const GEMV_ROWS: usize = 8;
 /// Bytes of w that one task of a GEMV reads.
-const GEMV_BYTES: usize = 64 << 10;
+pub(crate) const GEMV_BYTES: usize = 64 << 10;
 /// Products with fewer multiplications run on the caller alone.
-const SERIAL: usize = 64 << 10;
+pub(crate) const SERIAL: usize = 64 << 10;
 
 /// `out[M, N] = x[M, K] @ w[N, K]^T (+ bias[N])`, sums in f32, any mix of types. MLX: `quantized_matmul(transpose=True)`, `matmul`
 /// with a transposed weight.
@@ -262,7 +262,22 @@ impl Call<'_> {
                     None => {
                         let x_rows = &short_rows[t.start..t.end];
                         let x = dst.at(0);
-                        Gemv { w, prepared, row0, n0, n1, n, x, x_rows, out_rows, out, bias }.run(self.isa);
+                        let g = Gemv {
+                            w,
+                            prepared,
+                            row0,
+                            n0,
+                            n1,
+                            n,
+                            place: n0,
+                            x,
+                            x_rows,
+                            out_rows,
+                            out,
+                            bias,
+                            residual: None,
+                        };
+                        g.run(self.isa);
                     }
                 }
             }

@@ -96,6 +96,9 @@ pub fn attention(a: &Attention<'_>) -> Vec<f64> {
             let dot: f64 = (0..d).map(|c| at4(&a.q, [b, h, i, c]) * at4(&a.k, [b, kh, j, c])).sum();
             let place = |strides: [usize; 4]| [b, h, i, j].iter().zip(strides).map(|(a, b)| a * b).sum::<usize>();
             let mut score = dot * f64::from(a.scale);
+            if let Some(cap) = a.softcap.map(f64::from) {
+                score = cap * (score / cap).tanh();
+            }
             match a.mask {
                 Mask::None => {}
                 Mask::Bool { data, strides } if data[place(strides)] == 0 => score = f64::NEG_INFINITY,
@@ -103,7 +106,9 @@ pub fn attention(a: &Attention<'_>) -> Vec<f64> {
                 Mask::Add { data, strides } => score += at(&data, place(strides)),
             }
             let j = j as i64;
-            let seen = (!(a.causal || a.window.is_some()) || j <= last) && a.window.is_none_or(|w| j > last - w as i64);
+            let seen = a.starts.is_none_or(|s| j >= s[b] as i64)
+                && (!(a.causal || a.window.is_some()) || j <= last)
+                && a.window.is_none_or(|w| j > last - w as i64);
             scores.push(if seen { score } else { f64::NEG_INFINITY });
         }
         let sink = a.sinks.map_or(f64::NEG_INFINITY, |s| at(&s, h));

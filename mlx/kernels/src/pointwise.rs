@@ -72,6 +72,7 @@ pub fn gated_on(
                 up,
                 g: r * strides[0] + c0,
                 u: r * strides[1] + c0,
+                residual: None,
                 n: c1 - c0,
                 out,
                 at: r * cols + c0,
@@ -92,12 +93,28 @@ pub fn swiglu(gate: Floats<'_>, up: Floats<'_>, out: FloatsMut<'_>) -> Result<()
     gated(Gate::Silu, gate, up, 1, n, [n, n], out)
 }
 
+/// `out[at ..] = act(gate) * up (+ residual)` over the length of gate, on this thread.
+///
+/// # Safety
+/// up is as long; residual and out have as many elements from their places on, and nobody else uses those of out.
+pub(crate) unsafe fn gated_piece(
+    isa: Isa,
+    act: Gate,
+    gate: Floats<'_>,
+    up: Floats<'_>,
+    residual: Option<(Floats<'_>, usize)>,
+    (out, at): (Out, usize),
+) {
+    unsafe { isa.run(GatedRow { act, gate, up, g: 0, u: 0, residual, n: gate.len(), out, at }) }
+}
+
 struct GatedRow<'a> {
     act: Gate,
     gate: Floats<'a>,
     up: Floats<'a>,
     g: usize,
     u: usize,
+    residual: Option<(Floats<'a>, usize)>,
     n: usize,
     out: Out,
     at: usize,
@@ -122,7 +139,11 @@ impl Kernel for GatedRow<'_> {
                     }
                 };
                 let e = exp::<S>(S::sub(S::splat(0.0), arg));
-                let v = S::mul(S::div(g, S::add(S::splat(1.0), e)), u);
+                let mut v = S::mul(S::div(g, S::add(S::splat(1.0), e)), u);
+                if let Some((r, from)) = self.residual {
+                    let r = with_elem!(r.dtype(), T => load_upto::<S, T>(r.at(from + i).cast(), left));
+                    v = S::add(v, r);
+                }
                 with_elem!(self.out.dtype, T => store_upto::<S, T>(self.out.at(self.at + i).cast(), left, v));
                 i += S::N;
             }

@@ -20,7 +20,7 @@ pub(crate) enum Layout {
 }
 
 /// Everything about x that a GEMV needs, for all rows of a call.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Prepared {
     pub layout: Layout,
     /// Per row `x_len` floats, then `sums_len` floats with the sum of x over each group.

@@ -119,7 +119,7 @@ impl Kernel for Angles<'_> {
 
 /// Branch-free sine and cosine for |x| < 1e9, so that the compiler can do several at once.
 #[inline(always)]
-fn sin_cos(x: f64) -> (f32, f32) {
+pub(crate) fn sin_cos(x: f64) -> (f32, f32) {
     const ROUND: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52: adding it rounds to an integer in the low bits
     let t = x * std::f64::consts::FRAC_2_PI + ROUND;
     let quadrant = t.to_bits();

@@ -1,5 +1,6 @@
 //! Per-thread scratch memory that outlives a call, so that short kernels don't pay for allocation.
 
+use crate::data::{DType, Floats, FloatsMut};
 use std::cell::RefCell;
 
 thread_local!(static KEPT: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) });
@@ -41,5 +42,26 @@ impl Drop for Temp {
             let all = std::mem::take(&mut self.all);
             KEPT.with_borrow_mut(|k| k.push(all));
         }
+    }
+}
+
+/// Numbers that one kernel leaves to the next, in memory that this thread keeps; of arbitrary content at first.
+pub struct Between {
+    temp: Temp,
+    len: usize,
+    dtype: DType,
+}
+
+impl Between {
+    pub fn new(len: usize, dtype: DType) -> Between {
+        Between { temp: Temp::new(len), len, dtype }
+    }
+    pub fn floats(&self) -> Floats<'_> {
+        // SAFETY: the scratch has four bytes for each number
+        unsafe { Floats::from_raw(self.temp.as_ptr().cast(), self.len, self.dtype) }
+    }
+    pub fn floats_mut(&mut self) -> FloatsMut<'_> {
+        // SAFETY: as above
+        unsafe { FloatsMut::from_raw(self.temp.ptr().cast(), self.len, self.dtype) }
     }
 }

@@ -53,6 +53,8 @@ pub(crate) fn sdpa(q: &Array, keys: &Array, v: &Array, o: Sdpa<'_>) -> Option<Ar
             scale,
             causal,
             window: None,
+            starts: None,
+            softcap: None,
             mask,
             sinks,
         };

@@ -6,13 +6,15 @@
 //! the oracle of its tests.
 
 mod attention;
+mod fused;
 mod products;
 mod rows;
 mod scans;
 mod view;
 
 pub(crate) use attention::{rope, sdpa};
-pub(crate) use products::{gather_linear, gather_qmm, linear, quantized_matmul, quantized_straight};
+pub(crate) use fused::{attend, attend_between, embed, fused_linear, is_attendable};
+pub(crate) use products::{gather_linear, gather_qmm, linear, quantized_matmul, quantized_straight, scales_fit};
 pub use rows::Gate;
 pub(crate) use rows::{gated, rms_norm};
 pub(crate) use scans::{linear_scan, selective_scan, short_conv, slot_scan};
@@ -37,6 +39,11 @@ pub(crate) fn takes(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::Float32 | Dtype::Float16 | Dtype::Bfloat16)
 }
 
+/// Whether kernels that compute in this element type take an operand of another one, without a result of a third.
+pub(crate) fn takes_with(dtype: Dtype, operand: Dtype) -> bool {
+    takes(operand) && dtype.promote(operand) == dtype
+}
+
 /// Queues a kernel with one output. `strided` has a bit for each input that the kernel takes as it lies.
 #[track_caller]
 fn op(
@@ -47,7 +54,7 @@ fn op(
     kernel: impl Fn(&[View<'_>], &[View<'_>]) -> Result<(), String> + Send + Sync + 'static,
     fallback: impl Fn(&[Array]) -> Array + 'static,
 ) -> Array {
-    let [out] = ops(name, inputs, [output], strided, kernel, move |x| [fallback(x)]);
+    let [out] = queue(name, inputs, [output], strided, kernel, Some(Closure::owned(move |x| vec![fallback(x)])));
     out
 }
 
@@ -61,9 +68,34 @@ fn ops<const N: usize>(
     kernel: impl Fn(&[View<'_>], &[View<'_>]) -> Result<(), String> + Send + Sync + 'static,
     fallback: impl Fn(&[Array]) -> [Array; N] + 'static,
 ) -> [Array; N] {
+    queue(name, inputs, outputs, strided, kernel, Some(Closure::owned(move |x| fallback(x).to_vec())))
+}
+
+/// As [`op`] without a plain form: the caller has seen that no transform watches the inputs.
+#[track_caller]
+fn op_alone(
+    name: &'static CStr,
+    inputs: &[&Array],
+    output: (&[i32], Dtype),
+    strided: u64,
+    kernel: impl Fn(&[View<'_>], &[View<'_>]) -> Result<(), String> + Send + Sync + 'static,
+) -> Array {
+    let [out] = queue(name, inputs, [output], strided, kernel, None);
+    out
+}
+
+#[track_caller]
+fn queue<const N: usize>(
+    name: &'static CStr,
+    inputs: &[&Array],
+    outputs: [(&[i32], Dtype); N],
+    strided: u64,
+    kernel: impl Fn(&[View<'_>], &[View<'_>]) -> Result<(), String> + Send + Sync + 'static,
+    fallback: Option<Closure>,
+) -> [Array; N] {
     let text = name.to_str().unwrap_or_default();
     let v = VectorArray::from_arrays(inputs.iter().copied());
-    let fallback = Closure::owned(move |x| fallback(x).to_vec());
+    let fallback_raw = fallback.as_ref().map_or(sys::mlx_closure { ctx: std::ptr::null_mut() }, |f| f.raw);
     let kernel: Box<Box<Kernel>> = Box::new(Box::new(kernel));
     let payload = Box::into_raw(kernel).cast::<c_void>();
     let (shapes, ndims) = (outputs.map(|o| o.0.as_ptr()), outputs.map(|o| o.0.len()));
@@ -83,7 +115,7 @@ fn ops<const N: usize>(
                 payload,
                 Some(free),
                 strided,
-                fallback.raw,
+                fallback_raw,
                 s,
             )
         }

@@ -14,7 +14,7 @@ fn mode(q: Quant) -> Mode {
 }
 
 /// The packed matrix in inputs `at..`: words, scales, biases in affine form.
-fn packed<'a>(inputs: &[View<'a>], at: usize, q: Quant) -> Result<Matrix<'a>, String> {
+pub(super) fn packed<'a>(inputs: &[View<'a>], at: usize, q: Quant) -> Result<Matrix<'a>, String> {
     let (w, s) = (&inputs[at], &inputs[at + 1]);
     let cols = s.shape().last().map_or(0, |&g| g as usize) * q.group_size as usize;
     let rows = s.size() / s.shape().last().map_or(1, |&g| g.max(1) as usize);
@@ -35,7 +35,8 @@ fn last_replaced(shape: &[i32], n: i32) -> smallvec::SmallVec<[i32; 6]> {
     out
 }
 
-fn scales_fit(scales: &Array, biases: Option<&Array>, q: Quant) -> bool {
+/// Whether scales and offsets are what a mode has.
+pub(crate) fn scales_fit(scales: &Array, biases: Option<&Array>, q: Quant) -> bool {
     match (q.mode, biases) {
         (QuantMode::Affine, Some(b)) => takes(scales.dtype()) && b.dtype() == scales.dtype(),
         (QuantMode::Affine, None) => false,

@@ -25,6 +25,15 @@ pub enum Gate {
     GeluTanh,
 }
 
+impl Gate {
+    pub(super) fn kernel(self) -> mlx_kernels::Gate {
+        match self {
+            Gate::Silu => mlx_kernels::Gate::Silu,
+            Gate::GeluTanh => mlx_kernels::Gate::GeluTanh,
+        }
+    }
+}
+
 /// act(gate) * up, if a kernel takes it.
 pub(crate) fn gated(act: Gate, gate: &Array, up: &Array) -> Option<Array> {
     if !takes(gate.dtype())
@@ -35,10 +44,7 @@ pub(crate) fn gated(act: Gate, gate: &Array, up: &Array) -> Option<Array> {
     {
         return None;
     }
-    let kind = match act {
-        Gate::Silu => mlx_kernels::Gate::Silu,
-        Gate::GeluTanh => mlx_kernels::Gate::GeluTanh,
-    };
+    let kind = act.kernel();
     let kernel = move |i: &[View<'_>], o: &[View<'_>]| {
         let cols = i[0].shape().last().map_or(1, |&d| d as usize);
         let rows = i[0].size() / cols.max(1);

@@ -64,6 +64,20 @@ impl<'a> View<'a> {
         // SAFETY: fresh memory of the whole output
         Ok(unsafe { FloatsMut::from_raw(self.raw.data.cast(), self.size(), self.kind()?) })
     }
+    /// The buffer of an input that this kernel writes.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes the buffer while the kernel runs.
+    pub unsafe fn written_in_place(&self) -> Result<FloatsMut<'a>, String> {
+        let mut expected = 1;
+        for (&d, &s) in self.shape().iter().zip(self.strides()).rev() {
+            if d != 1 && s != expected {
+                return Err(format!("a buffer of strides {:?} cannot be written in place", self.strides()));
+            }
+            expected *= i64::from(d);
+        }
+        self.floats_mut()
+    }
     /// The int32 or uint32 elements of a row-contiguous operand.
     pub fn indices(&self) -> Vec<u32> {
         self.bytes().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()

@@ -23,6 +23,6 @@ pub(crate) fn adam_fused([g, p, m, v]: [&Array; 4], a: &AdamStep<'_>) -> Option<
     let scalars = [a.rate, first, second];
     let fits = [g, p, m, v].iter().all(|x| x.dtype() == Dtype::Float32 && x.shape() == p.shape())
         && scalars.iter().all(|x| x.dtype() == Dtype::Float32 && x.size() == 1);
-    let traced = || [g, p, m, v].into_iter().chain(scalars).any(cuda::is_traced);
+    let traced = || [g, p, m, v].into_iter().chain(scalars).any(super::backend::is_traced);
     (fits && !traced()).then(|| cuda::adam::adam(gpu, [g, p, m, v], a))?
 }

@@ -1,6 +1,6 @@
 //! The arrays of one weight in one buffer.
 
-use super::linear::is_fused;
+use super::cuda;
 use crate::{Array, Dtype, Result, catch, concatenate, eval};
 
 /// The same values, one array behind the other in one buffer, evaluated: a kernel of [`linear`](super::linear) on CUDA is
@@ -12,7 +12,7 @@ use crate::{Array, Dtype, Result, catch, concatenate, eval};
 /// The arrays cannot be evaluated.
 pub fn share_buffer(arrays: &[&Array]) -> Result<Option<Vec<Array>>> {
     let total: usize = arrays.iter().map(|a| a.nbytes()).sum();
-    if !is_fused() || arrays.iter().any(|a| a.nbytes() % 16 != 0) || i32::try_from(total).is_err() {
+    if cuda::current_gpu().is_none() || arrays.iter().any(|a| a.nbytes() % 16 != 0) || i32::try_from(total).is_err() {
         return Ok(None);
     }
     let views = catch(|| {

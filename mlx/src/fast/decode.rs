@@ -1,13 +1,17 @@
 //! One token's attention with its cache, for each row of a batch: norms on q and k, rotation, append, softmax, values.
 //!
-//! On CUDA all of it is one kernel (`cuda/attention.cuh`) that appends to the buffers in place. MLX does not know of
-//! that write, so [`KvBuffers`] keeps the discipline: nobody else holds a buffer while it is written, and readers
-//! outside wait until the write is queued. The composed form beside it serves every other backend.
+//! On CUDA (`cuda/attention.cuh`) and on the CPU (`mlx/kernels/src/step.rs`) all of it is one kernel that appends to the
+//! buffers in place. MLX does not know of that write, so [`KvBuffers`] keeps the discipline: nobody else holds a buffer
+//! while it is written, a step is queued before the next one is built, and readers outside wait for it. Ops of one stream
+//! run in the order in which they are queued, on the CPU by its worker thread; a step on another stream than the last one's
+//! waits. The composed form beside it serves every other backend.
 
+use super::backend::{Kernels, is_traced, kernels};
 use super::cuda::{self, attention};
+use super::linear::{Layer, linear, result_shape};
 use super::{Mask, Sdpa, rms_norm, scaled_dot_product_attention};
 use crate::error::refuse;
-use crate::{Array, Dtype, Quant, QuantMode, concatenate, dequantize, quantize};
+use crate::{Array, Dtype, Quant, QuantMode, concatenate, cpu, dequantize, quantize};
 use smallvec::{SmallVec, smallvec};
 use std::cell::RefCell;
 
@@ -57,7 +61,7 @@ pub enum Place<'a> {
 
 impl Place<'_> {
     /// The slot that is written, the last one that is seen, and the position of a row that starts in slot 0.
-    pub(super) fn numbers(&self) -> [i32; 3] {
+    pub(crate) fn numbers(&self) -> [i32; 3] {
         match *self {
             Place::At(slot) | Place::Padded(slot, _) => [slot; 3],
             Place::Ring { slot, position, seen } | Place::PaddedRing { slot, position, seen, .. } => {
@@ -91,6 +95,8 @@ pub struct KvBuffers {
     pub(super) counters: Option<Array>,
     /// The result of the last in-place step, until it is known to be queued.
     pub(super) pending: RefCell<Option<Array>>,
+    /// The stream of that step.
+    stream: usize,
     /// Whether views may show slots that will be written (after a rewind), or the buffers came from elsewhere.
     pub(super) foreign: bool,
 }
@@ -104,7 +110,7 @@ impl Clone for KvBuffers {
 
 impl KvBuffers {
     fn of(arrays: SmallVec<[Array; 2]>, quant: Option<[Quant; 2]>) -> Self {
-        KvBuffers { arrays, quant, counters: None, pending: RefCell::default(), foreign: true }
+        KvBuffers { arrays, quant, counters: None, pending: RefCell::default(), stream: 0, foreign: true }
     }
 
     pub fn new(keys: Array, values: Array) -> Self {
@@ -168,13 +174,16 @@ impl KvBuffers {
     pub(super) fn settle(&self) {
         if let Some(p) = self.pending.take() {
             // a failure shows again where the result is used
-            let _ = crate::async_eval([&p]);
+            let _ = if self.stream == here() { crate::async_eval([&p]) } else { p.eval() };
         }
     }
 
     /// Makes the buffers this value's own, in row order: nobody else holds them, so that a write in place is seen here
     /// and nowhere else.
     pub(super) fn own(&mut self) {
+        if self.stream != here() {
+            self.settle();
+        }
         let held = |a: &Array| a.use_count() > 1;
         if self.arrays.iter().any(held) {
             // the last step may not be evaluated yet: then its node holds the buffers
@@ -183,8 +192,9 @@ impl KvBuffers {
         let mut copy = self.arrays.iter().any(held);
         if self.foreign && !copy {
             self.settle();
-            // layout and owners of a buffer are known once it is queued; a failure shows again where it is used
-            let _ = crate::async_eval(&self.arrays);
+            // layout and owners of a buffer are known once it is queued, on the CPU once it is computed: until then its worker
+            // holds it; a failure shows again where it is used
+            let _ = if cpu::is_current() { crate::eval(&self.arrays) } else { crate::async_eval(&self.arrays) };
             copy = !self.arrays.iter().all(|a| a.is_row_contiguous() && a.data_use_count() == 1);
         }
         if copy {
@@ -199,40 +209,96 @@ impl KvBuffers {
     /// -> [B, .., H * D], with the rotated key and the value appended at `place`. Slots must lie within the buffers.
     #[track_caller]
     pub fn attend(&mut self, qkv: &Array, place: Place<'_>, a: &DecodeAttention<'_>) -> Array {
-        self.check(qkv, place, a);
+        self.check(qkv.shape(), place, a);
         if self.is_supported(qkv.dtype(), a)
-            && !cuda::is_traced(qkv)
-            && !cuda::is_traced(&self.arrays[0])
-            && (place.ring() == 0 || cuda::untried_kernels())
-            && let Some(gpu) = cuda::current_gpu()
+            && !is_traced(qkv)
+            && !is_traced(&self.arrays[0])
+            && let Some(kernels) = kernels()
+            && Self::stands(kernels, place)
         {
             self.own();
-            let groups = self.rows() * a.kv_heads;
-            // small arrays live in memory that the host may touch: keep them larger
-            let counters = self.counters.get_or_insert_with(|| crate::zeros([groups.max(64)], Dtype::Int32));
-            let buffers: SmallVec<[&Array; 6]> = self.arrays.iter().collect();
-            if let Some(out) = attention::attend(gpu, qkv, (&buffers, self.quant, None), counters, place, a) {
-                *self.pending.get_mut() = Some(out.clone());
+            let out = match kernels {
+                Kernels::Cpu => Some(cpu::attend(qkv, [&self.arrays[0], &self.arrays[1]], place, a)),
+                Kernels::Cuda(gpu) => {
+                    let groups = self.rows() * a.kv_heads;
+                    // small arrays live in memory that the host may touch: keep them larger
+                    let counters = self.counters.get_or_insert_with(|| crate::zeros([groups.max(64)], Dtype::Int32));
+                    let buffers: SmallVec<[&Array; 6]> = self.arrays.iter().collect();
+                    attention::attend(gpu, qkv, (&buffers, self.quant, None), counters, place, a)
+                }
+            };
+            if let Some(out) = out {
+                self.began(&out);
                 return out;
             }
         }
         self.attend_plain(qkv, place, a)
     }
 
+    /// [`attend`](Self::attend) with the projections of x before it and the output layer after it: on the CPU one op.
+    #[track_caller]
+    pub fn attend_between(
+        &mut self,
+        x: &Array,
+        before: Layer<'_>,
+        place: Place<'_>,
+        a: &DecodeAttention<'_>,
+        after: Layer<'_>,
+    ) -> Array {
+        let cpu = matches!(kernels(), Some(Kernels::Cpu)) && Self::stands(Kernels::Cpu, place);
+        if cpu
+            && self.is_supported(x.dtype(), a)
+            && !is_traced(x)
+            && !is_traced(&self.arrays[0])
+            && let Some(mut qkv) = result_shape(Kernels::Cpu, x.shape(), x.dtype(), &before)
+        {
+            self.check(&qkv, place, a);
+            if let Some(last) = qkv.last_mut() {
+                *last = a.heads * a.head_dim;
+            }
+            if let Some(out) = result_shape(Kernels::Cpu, &qkv, x.dtype(), &after) {
+                self.own();
+                let cache = [&self.arrays[0], &self.arrays[1]];
+                let y = cpu::attend_between(x, [&before, &after], cache, place, a, &out);
+                self.began(&y);
+                return y;
+            }
+        }
+        let o = self.attend(&linear(x, before.parts, before.around), place, a);
+        linear(&o, after.parts, after.around)
+    }
+
     /// Whether one kernel does the whole step here, for projections of this dtype.
     pub fn is_supported(&self, dtype: Dtype, a: &DecodeAttention<'_>) -> bool {
-        let same = [a.qk_norm.map(|n| n.0), a.qk_norm.map(|n| n.1), a.sinks];
-        // words are whole numbers, everything beside them has the type of the projections
-        let mut sides = self.arrays.iter().enumerate().filter(|(i, _)| self.quant.is_none() || i % 3 > 0);
-        cuda::current_gpu().is_some()
-            && cuda::is_half(dtype)
-            && same.iter().flatten().all(|x| x.dtype() == dtype)
-            && sides.all(|(_, x)| x.dtype() == dtype)
-            && attention::is_supported(a, self.quant)
+        let norms = [a.qk_norm.map(|n| n.0), a.qk_norm.map(|n| n.1)];
+        match (kernels(), &self.arrays[..]) {
+            (Some(Kernels::Cpu), [keys, values]) => cpu::is_attendable(dtype, [keys, values], a),
+            (Some(Kernels::Cuda(_)), _) => {
+                let same = [norms[0], norms[1], a.sinks];
+                // words are whole numbers, everything beside them has the type of the projections
+                let mut sides = self.arrays.iter().enumerate().filter(|(i, _)| self.quant.is_none() || i % 3 > 0);
+                cuda::is_half(dtype)
+                    && same.iter().flatten().all(|x| x.dtype() == dtype)
+                    && sides.all(|(_, x)| x.dtype() == dtype)
+                    && attention::is_supported(a, self.quant)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether these kernels know such a place: rings of padded rows are CUDA's alone.
+    fn stands(kernels: Kernels, place: Place<'_>) -> bool {
+        place.ring() == 0 || (matches!(kernels, Kernels::Cuda(_)) && cuda::untried_kernels())
+    }
+
+    /// Remembers a step that writes in place.
+    pub(super) fn began(&mut self, out: &Array) {
+        *self.pending.get_mut() = Some(out.clone());
+        self.stream = here();
     }
 
     #[track_caller]
-    pub(super) fn check(&self, qkv: &Array, place: Place<'_>, a: &DecodeAttention<'_>) {
+    pub(super) fn check(&self, qkv: &[i32], place: Place<'_>, a: &DecodeAttention<'_>) {
         let first = &self.arrays[0];
         let &[b, h, t, _] = first.shape() else { refuse("attend", format!("keys {:?}", first.shape())) };
         let d = a.head_dim;
@@ -254,10 +320,10 @@ impl KvBuffers {
             && a.heads > 0
             && h > 0
             && a.heads % h == 0
-            && qkv.ndim() >= 2
-            && qkv.dim(-1) == (a.heads + 2 * h) * d
-            && qkv.size() as i64 == b as i64 * qkv.dim(-1) as i64
-            && qkv.dim(0) == b
+            && qkv.len() >= 2
+            && qkv.last() == Some(&((a.heads + 2 * h) * d))
+            && qkv[0] == b
+            && qkv[1..qkv.len() - 1].iter().all(|&n| n == 1)
             && a.rotation.is_none_or(|r| {
                 r.radians.ndim() == 1 && r.radians.dim(0) * 2 <= d && r.radians.dtype() == Dtype::Float32
             })
@@ -282,10 +348,7 @@ impl KvBuffers {
                 }
             };
         if !fits {
-            refuse(
-                "attend",
-                format!("qkv {:?}, keys {:?}, {place:?} do not belong to {a:?}", qkv.shape(), first.shape()),
-            );
+            refuse("attend", format!("qkv {qkv:?}, keys {:?}, {place:?} do not belong to {a:?}", first.shape()));
         }
     }
 
@@ -362,6 +425,11 @@ impl KvBuffers {
         shape.push(h * d);
         o.reshape(shape)
     }
+}
+
+/// The current stream.
+fn here() -> usize {
+    crate::stream::current().ctx as usize
 }
 
 /// x [B, H, D] with its first features turned by `angle` [B, 1, dims / 2].

@@ -1,6 +1,7 @@
 //! What surrounds the products of experts: the choice of experts before, the weighted sum after. Each is one kernel on
 //! CUDA; the plain forms are what models compose where the result is `None`.
 
+use super::backend::is_traced;
 use super::cuda::{self, experts};
 use super::linear::{self, Gate, Matrix};
 use crate::{Array, Dtype};
@@ -37,7 +38,7 @@ pub struct Routing<'a> {
 /// The best experts of each row of logits [..., E]: ids (uint32) and weights (float32) [..., top], best first.
 pub fn route_fused(logits: &Array, r: &Routing<'_>) -> Option<(Array, Array)> {
     let gpu = cuda::current_gpu()?;
-    let traced = cuda::is_traced(logits) || r.correction.is_some_and(cuda::is_traced);
+    let traced = is_traced(logits) || r.correction.is_some_and(is_traced);
     (!traced && logits.ndim() > 0).then(|| experts::route(gpu, logits, r))?
 }
 
@@ -53,7 +54,7 @@ pub fn combine_fused(x: &Array, y: &Array, weights: &Array) -> Option<Array> {
         && y.dim(-1) == x.dim(-1)
         && y.dtype() == x.dtype()
         && weights.dtype() == Dtype::Float32;
-    let traced = || [x, y, weights].into_iter().any(cuda::is_traced);
+    let traced = || [x, y, weights].into_iter().any(is_traced);
     (fits && !traced()).then(|| experts::combine(gpu, x, y, weights))?
 }
 

@@ -33,7 +33,7 @@ impl KvBuffers {
         cuda::untried_kernels()
             && cuda::current_gpu().is_some()
             && cuda::is_half(dtype)
-            && same.iter().flatten().all(|x| x.dtype() == dtype && !cuda::is_traced(x))
+            && same.iter().flatten().all(|x| x.dtype() == dtype && !super::backend::is_traced(x))
             && (h, d) == (1, a.rank)
             && values.shape() == [b, 1, t, a.rope]
             && a.heads > 0
@@ -79,13 +79,13 @@ impl KvBuffers {
             && q_latent.size() as i64 == i64::from(b) * i64::from(a.heads) * i64::from(a.rank)
             && [q_latent, kv.x].iter().all(|x| x.dtype() == dtype)
             && there;
-        if !fits || [q.x, q_latent, kv.x].into_iter().any(cuda::is_traced) {
+        if !fits || [q.x, q_latent, kv.x].into_iter().any(super::backend::is_traced) {
             return None;
         }
         let gpu = cuda::current_gpu()?;
         self.own();
         let out = latent::attend(gpu, q, q_latent, kv, (&self.arrays[0], &self.arrays[1]), place, a)?;
-        *self.pending.get_mut() = Some(out.clone());
+        self.began(&out);
         Some(out)
     }
 }

@@ -119,7 +119,7 @@ fn is_parameter(a: &Array, like: &Array, count: i32) -> bool {
 }
 
 fn untraced<'a>(mut arrays: impl Iterator<Item = &'a Array>) -> bool {
-    !arrays.any(cuda::is_traced)
+    !arrays.any(super::backend::is_traced)
 }
 
 /// The layer's heads `[B, L, value_heads * value_dim]` behind a state `[B, value_heads, value_dim, key_dim]`.

@@ -1,14 +1,18 @@
 //! Linear layers with what surrounds them: a norm before, a gated activation or a residual sum after.
 //!
-//! One function for every backend and weight form. On CUDA few rows of x take one kernel that reads each weight once
-//! (`cuda/gemv.cuh`) and many rows of a quantised weight are multiplied in dense form, since MLX compiles its own
-//! kernel for minutes and runs it at a fraction of the card's speed; everything else is composed of plain ops.
+//! One function for every backend and weight form. Few rows of x take one kernel that reads each weight once, on CUDA
+//! (`cuda/gemv.cuh`) and on the CPU (`mlx/kernels/src/linear.rs`). On CUDA many rows of a quantised weight are multiplied
+//! in dense form, since MLX compiles its own kernel for minutes and runs it at a fraction of the card's speed; everything
+//! else is composed of plain ops.
 
 pub(super) use super::Gate;
+use super::backend::{Kernels, is_traced, kernels};
 use super::cuda::gemv::{self, Experts};
 use super::{cuda, rms_norm};
 use crate::error::refuse;
-use crate::{Array, Dtype, Gather, Quant, QuantMode, concatenate, dequantize, gather_mm, gather_qmm, quantized_matmul};
+use crate::{
+    Array, Dtype, Gather, Quant, QuantMode, concatenate, cpu, dequantize, gather_mm, gather_qmm, quantized_matmul,
+};
 
 /// A weight [..., N, K] as checkpoints hold it: dense, or packed with scales (and offsets in affine mode).
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +45,7 @@ impl<'a> Matrix<'a> {
         self.weight.dim(-2)
     }
     fn is_traced(&self) -> bool {
-        [Some(self.weight), self.scales, self.biases, self.bias].into_iter().flatten().any(cuda::is_traced)
+        [Some(self.weight), self.scales, self.biases, self.bias].into_iter().flatten().any(is_traced)
     }
     /// Whether the parts belong together; MLX checks the plain form, the kernels rely on this.
     fn is_whole(&self) -> bool {
@@ -84,27 +88,61 @@ const MANY_ROWS: i32 = 33;
 /// ```
 #[track_caller]
 pub fn linear(x: &Array, parts: &[Matrix<'_>], f: Fused<'_>) -> Array {
-    match on_gpu(x, parts, &f) {
+    match one_kernel(x, &Layer { parts, around: f }) {
         Some(y) => y,
         None => linear_plain(x, parts, f),
     }
 }
 
-/// Whether [`linear`] and the decode step run as single kernels here: ops of this thread go to a card that has them.
-pub fn is_fused() -> bool {
-    cuda::current_gpu().is_some()
+/// A linear layer: its matrices and what surrounds them, as [`linear`] takes them.
+#[derive(Debug, Clone, Copy)]
+pub struct Layer<'a> {
+    pub parts: &'a [Matrix<'a>],
+    pub around: Fused<'a>,
 }
 
-fn on_gpu(x: &Array, parts: &[Matrix<'_>], f: &Fused<'_>) -> Option<Array> {
-    let gpu = cuda::current_gpu()?;
-    if x.ndim() == 0 || !cuda::is_half(x.dtype()) {
+/// [`linear`] of x and then of the result: on the CPU one op for both.
+#[track_caller]
+pub fn linear_pair(x: &Array, first: Layer<'_>, second: Layer<'_>) -> Array {
+    if let (Some(Kernels::Cpu), false) = (kernels(), is_traced(x))
+        && let Some(inner) = result_shape(Kernels::Cpu, x.shape(), x.dtype(), &first)
+        && let Some(out) = result_shape(Kernels::Cpu, &inner, x.dtype(), &second)
+    {
+        return cpu::fused_linear(x, &first, Some(&second), &out);
+    }
+    linear(&linear(x, first.parts, first.around), second.parts, second.around)
+}
+
+/// Most rows of x, and most parts, that the CPU takes in one kernel.
+const CPU_ROWS: usize = 8;
+const CPU_PARTS: usize = 4;
+
+/// Whether one kernel is how these should be multiplied here.
+fn pays(kernels: Kernels, x: &Array, l: &Layer<'_>) -> bool {
+    let f = &l.around;
+    let rows = x.size() / x.dim(-1).max(1) as usize;
+    let fused = f.norm.is_some() || f.gate.is_some() || f.residual.is_some() || l.parts.len() > 1;
+    let dense = l.parts.iter().any(|p| p.quant.is_none());
+    match kernels {
+        // MLX's own dense product of one row is as fast, that of many rows faster
+        Kernels::Cuda(_) => rows <= 32 && !(dense && (rows > 8 || !fused)),
+        // a product alone has kernels with derivatives, except in float32
+        Kernels::Cpu => fused || (dense && x.dtype() == Dtype::Float32),
+    }
+}
+
+type Shape = smallvec::SmallVec<[i32; 4]>;
+
+/// The shape of the result if one kernel computes this layer of an x of this shape and type, which no transform watches.
+pub(super) fn result_shape(kernels: Kernels, x: &[i32], dtype: Dtype, l: &Layer<'_>) -> Option<Shape> {
+    let (parts, f) = (l.parts, &l.around);
+    let (&k, lead) = x.split_last()?;
+    let rows: usize = lead.iter().map(|&n| n as usize).product();
+    if !kernels.takes(dtype) || k == 0 || rows == 0 || parts.is_empty() {
         return None;
     }
-    let (k, rows) = (x.dim(-1), x.size() / x.dim(-1).max(1) as usize);
-    let fused = f.norm.is_some() || f.gate.is_some() || f.residual.is_some() || parts.len() > 1;
-    let dense = parts.iter().any(|p| p.quant.is_none());
-    // MLX's own dense product of one row is as fast, that of many rows faster
-    if rows > 32 || rows == 0 || (dense && (rows > 8 || !fused)) {
+    let on_cpu = matches!(kernels, Kernels::Cpu);
+    if on_cpu && (rows > CPU_ROWS || parts.len() > CPU_PARTS || !parts.iter().all(|w| cpu_takes(dtype, w))) {
         return None;
     }
     if !parts.iter().all(|w| w.weight.ndim() == 2 && w.inputs() == k && w.is_whole()) {
@@ -112,27 +150,45 @@ fn on_gpu(x: &Array, parts: &[Matrix<'_>], f: &Fused<'_>) -> Option<Array> {
     }
     let mut n: i32 = parts.iter().map(Matrix::outputs).sum();
     if f.gate.is_some() {
-        if n % 2 != 0 || (parts.len() == 2 && parts[0].outputs() * 2 != n) {
+        if n % 2 != 0 || parts.len() > 2 || (parts.len() == 2 && parts[0].outputs() * 2 != n) {
             return None;
         }
         n /= 2;
     }
-    let mut out: smallvec::SmallVec<[i32; 4]> = x.shape().into();
+    let mut out: Shape = x.into();
     *out.last_mut()? = n;
-    let like = |a: &Array, shape: &[i32]| a.dtype() == x.dtype() && a.shape() == shape;
+    let like = |a: &Array, shape: &[i32]| kernels.takes_with(dtype, a.dtype()) && a.shape() == shape;
     let fits = f.norm.is_none_or(|(nw, _)| like(nw, &[k]))
         && f.residual.is_none_or(|r| like(r, &out))
         && parts.iter().all(|w| w.bias.is_none_or(|b| like(b, &[w.outputs()])));
-    let traced = || [Some(x), f.norm.map(|n| n.0), f.residual].into_iter().flatten().any(cuda::is_traced);
-    if !fits || traced() || parts.iter().any(Matrix::is_traced) {
+    let traced = || [f.norm.map(|n| n.0), f.residual].into_iter().flatten().any(is_traced);
+    (fits && !traced() && !parts.iter().any(Matrix::is_traced)).then_some(out)
+}
+
+fn one_kernel(x: &Array, l: &Layer<'_>) -> Option<Array> {
+    let kernels = kernels()?;
+    if x.ndim() == 0 || !pays(kernels, x, l) || is_traced(x) {
         return None;
     }
-    match f.norm {
-        Some((weight, eps)) if !gemv::stages(rows, k) => {
+    let out = result_shape(kernels, x.shape(), x.dtype(), l)?;
+    let (k, rows) = (x.dim(-1), x.size() / x.dim(-1).max(1) as usize);
+    match (kernels, l.around.norm) {
+        (Kernels::Cpu, _) => Some(cpu::fused_linear(x, l, None, &out)),
+        (Kernels::Cuda(gpu), Some((weight, eps))) if !gemv::stages(rows, k) => {
             let normed = rms_norm(x, Some(weight), eps);
-            gemv::gemv(gpu, &normed, parts, &Fused { norm: None, ..*f }, None, &out)
+            gemv::gemv(gpu, &normed, l.parts, &Fused { norm: None, ..l.around }, None, &out)
         }
-        _ => gemv::gemv(gpu, x, parts, f, None, &out),
+        (Kernels::Cuda(gpu), _) => gemv::gemv(gpu, x, l.parts, &l.around, None, &out),
+    }
+}
+
+/// Whether the CPU's kernels multiply with this weight, in the type of x as the plain form does.
+fn cpu_takes(x: Dtype, w: &Matrix<'_>) -> bool {
+    match (w.quant, w.scales) {
+        (Some(q), Some(s)) => {
+            cpu::scales_fit(s, w.biases, q) && (q.mode != QuantMode::Affine || cpu::takes_with(x, s.dtype()))
+        }
+        _ => cpu::takes_with(x, w.weight.dtype()),
     }
 }
 
@@ -182,7 +238,7 @@ fn product(x: &Array, w: &Matrix<'_>) -> Array {
         return crate::cpu::linear(x, w.weight).unwrap_or_else(|| x.matmul(&w.weight.swapaxes(-1, -2)));
     };
     let rows: i32 = x.shape()[..x.ndim().saturating_sub(1)].iter().product();
-    if rows >= MANY_ROWS && cuda::is_half(x.dtype()) && cuda::current_gpu().is_some() && !cuda::is_traced(x) {
+    if rows >= MANY_ROWS && cuda::is_half(x.dtype()) && cuda::current_gpu().is_some() && !is_traced(x) {
         let dense = dequantize(w.weight, scales, w.biases, q, Some(x.dtype()));
         return x.matmul(&dense.swapaxes(-1, -2));
     }
@@ -193,14 +249,22 @@ fn product(x: &Array, w: &Matrix<'_>) -> Array {
 /// [..., K]; ids out of range are clipped. `None` where no single kernel does it.
 #[track_caller]
 pub fn embed_fused(ids: &Array, table: &Matrix<'_>, scale: f32) -> Option<Array> {
-    let gpu = cuda::current_gpu()?;
+    let kernels = kernels()?;
     let dtype = match (table.quant.map(|q| q.mode), table.scales) {
         (None, _) => table.weight.dtype(),
         (Some(QuantMode::Affine), Some(s)) => s.dtype(),
         _ => Dtype::Bfloat16,
     };
     let usable = table.weight.ndim() == 2 && table.is_whole() && table.bias.is_none() && !table.is_traced();
-    usable.then(|| gemv::embed(gpu, ids, table, table.inputs(), dtype, scale))?
+    match kernels {
+        Kernels::Cuda(gpu) => usable.then(|| gemv::embed(gpu, ids, table, table.inputs(), dtype, scale))?,
+        Kernels::Cpu => {
+            let scales_fit =
+                table.quant.is_none_or(|q| table.scales.is_some_and(|s| cpu::scales_fit(s, table.biases, q)));
+            let fits = scales_fit && cpu::takes(dtype) && scale == 1.0 && ids.dtype() == Dtype::Uint32;
+            (usable && fits && !is_traced(ids)).then(|| cpu::embed(ids, table, dtype))
+        }
+    }
 }
 
 /// Products with chosen experts, as [`linear`] with matrices [E, N, K]: x [..., 1 or S, 1, K], `experts` [..., S]
@@ -259,7 +323,7 @@ pub(super) fn few_experts_flat(
         && parts.iter().all(|w| w.weight.ndim() == 3 && w.is_whole() && w.bias.is_none() && w.inputs() == k)
         && parts.windows(2).all(|p| p[0].weight.shape() == p[1].weight.shape())
         && (parts.len() == 1 || (parts.len() == 2 && gate.is_some()));
-    if !usable || cuda::is_traced(x) || cuda::is_traced(ids) || parts.iter().any(Matrix::is_traced) {
+    if !usable || is_traced(x) || is_traced(ids) || parts.iter().any(Matrix::is_traced) {
         return None;
     }
     let first = parts.first()?;
@@ -277,7 +341,7 @@ fn expert_product(x: &Array, w: &Matrix<'_>, experts: &Array, sorted: bool) -> A
     match (w.quant, w.scales) {
         (Some(q), Some(s)) => {
             let many = sorted && experts.size() > FEW_PAIRS && experts.ndim() == 1;
-            if many && cuda::is_half(x.dtype()) && cuda::current_gpu().is_some() && !cuda::is_traced(x) {
+            if many && cuda::is_half(x.dtype()) && cuda::current_gpu().is_some() && !is_traced(x) {
                 let dense = dequantize(w.weight, s, w.biases, q, Some(x.dtype()));
                 // a fresh shape: MLX's grouped product misreads the stride that expand_dims gives an axis of one
                 let x = crate::contiguous(x).reshape([x.dim(0), 1, -1]);

@@ -1,6 +1,7 @@
 //! Fused ops (`mlx.core.fast`) and this crate's own: linear layers with their surroundings, decode attention, recurrences.
 
 mod adam;
+mod backend;
 mod buffer;
 mod cuda;
 mod decode;
@@ -13,6 +14,7 @@ mod pages;
 mod recurrent;
 
 pub(crate) use adam::{AdamStep, adam_fused};
+pub use backend::{has_layer_kernels, is_fused};
 pub use buffer::share_buffer;
 pub use cuda::{set_untried_kernels, untried_kernels};
 pub use decode::{DecodeAttention, KvBuffers, Place, Rotation};
@@ -25,7 +27,7 @@ pub use layers::{
     Columns, DeltaLayer, HeadGate, LogDecay, ShortConv, SpaceLayer, Stepped, UnitLength, WkvLayer, delta_fused,
     gated_norm_fused, space_fused, token_mix_fused, wkv_fused,
 };
-pub use linear::{Fused, Matrix, embed_fused, expert_linear, is_fused, linear, linear_plain};
+pub use linear::{Fused, Layer, Matrix, embed_fused, expert_linear, linear, linear_pair, linear_plain};
 pub use recurrent::{LinearScan, Rule, SelectiveScan, linear_scan, selective_scan, short_conv, slot_scan};
 
 pub use crate::cpu::Gate;

@@ -12,7 +12,11 @@ const MOST: usize = 64;
 impl KvBuffers {
     /// Whether one kernel does [`attend_pages`](Self::attend_pages) behind `full` pages.
     pub fn is_pages_supported(&self, full: usize, dtype: Dtype, a: &DecodeAttention<'_>) -> bool {
-        cuda::untried_kernels() && full < MOST && self.arrays.len() == 2 && self.is_supported(dtype, a)
+        cuda::untried_kernels()
+            && super::backend::has_layer_kernels()
+            && full < MOST
+            && self.arrays.len() == 2
+            && self.is_supported(dtype, a)
     }
 
     /// [`attend`](Self::attend) with these buffers as the open page behind `full` pages (keys, values) of the same shape.
@@ -38,9 +42,9 @@ impl KvBuffers {
             Place::Padded(slot, starts) => Place::Padded(slot % size, starts),
             _ => Place::At(slot % size),
         };
-        self.check(qkv, own, a);
+        self.check(qkv.shape(), own, a);
         if self.is_pages_supported(full.len(), qkv.dtype(), a)
-            && !full.iter().flat_map(|p| [p.0, p.1]).chain([qkv, &self.arrays[0]]).any(cuda::is_traced)
+            && !full.iter().flat_map(|p| [p.0, p.1]).chain([qkv, &self.arrays[0]]).any(super::backend::is_traced)
             && let Some(gpu) = cuda::current_gpu()
         {
             self.own();
@@ -54,8 +58,10 @@ impl KvBuffers {
                 pages.chain(std::iter::repeat_n(open, count - full.len()))
             };
             let buffers: SmallVec<[&Array; 32]> = list(0).chain(list(1)).collect();
-            if let Some(out) = attention::attend(gpu, qkv, (&buffers, None, Some(size)), counters, place, a) {
-                *self.pending.get_mut() = Some(out.clone());
+            let out = attention::attend(gpu, qkv, (&buffers, None, Some(size)), counters, place, a);
+            drop(buffers);
+            if let Some(out) = out {
+                self.began(&out);
                 return out;
             }
         }

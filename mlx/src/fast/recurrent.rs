@@ -90,7 +90,7 @@ impl<'a> LinearScan<'a> {
 pub fn linear_scan(i: &LinearScan<'_>, state: Option<Array>) -> (Array, Array) {
     i.check(state.as_ref());
     if let Some(gpu) = cuda::current_gpu()
-        && !i.arrays().chain(&state).any(cuda::is_traced)
+        && !i.arrays().chain(&state).any(super::backend::is_traced)
         && let Some(done) = on_gpu::linear_scan(gpu, i, state.as_ref())
     {
         return done;
@@ -151,7 +151,7 @@ impl<'a> SelectiveScan<'a> {
 pub fn selective_scan(i: &SelectiveScan<'_>, state: Option<Array>) -> (Array, Array) {
     i.check(state.as_ref());
     if let Some(gpu) = cuda::current_gpu()
-        && !i.arrays().into_iter().chain(&state).any(cuda::is_traced)
+        && !i.arrays().into_iter().chain(&state).any(super::backend::is_traced)
         && let Some(done) = on_gpu::selective_scan(gpu, i, state.as_ref())
     {
         return done;

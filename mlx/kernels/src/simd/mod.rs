@@ -264,6 +264,19 @@ pub unsafe fn add_row<S: Simd>(a: *mut f32, b: *const f32, n: usize) {
     }
 }
 
+/// a += b over `n` elements of any type.
+#[inline(always)]
+pub unsafe fn add_elems<S: Simd, T: Elem>(a: *mut f32, b: *const T, n: usize) {
+    unsafe {
+        let mut i = 0;
+        while i < n {
+            let sum = S::add(load_upto::<S, f32>(a.add(i), n - i), load_upto::<S, T>(b.add(i), n - i));
+            store_upto::<S, f32>(a.add(i), n - i, sum);
+            i += S::N;
+        }
+    }
+}
+
 /// e^x to about 1 ulp; 0 below -87.3 (also for minus infinity), e^88.3 above.
 #[inline(always)]
 pub unsafe fn exp<S: Simd>(x: S::F) -> S::F {

@@ -33,6 +33,8 @@ fn check(seed: u64, t: DType, z: &Shape, tweak: &dyn Fn(&mut Attention<'_>)) {
         scale: 1.7 / (d as f32).sqrt(),
         causal: false,
         window: None,
+        starts: None,
+        softcap: None,
         mask: Mask::None,
         sinks: None,
     };
@@ -104,6 +106,8 @@ fn check_mask(seed: u64, z: &Shape, mask: Mask<'_>) {
         scale: 0.5,
         causal: true,
         window: None,
+        starts: None,
+        softcap: None,
         mask,
         sinks: None,
     };
@@ -144,6 +148,8 @@ fn sinks_take_weight_per_head_once() {
             scale: 0.2,
             causal: true,
             window: Some(700),
+            starts: None,
+            softcap: None,
             mask: Mask::None,
             sinks: Some((&sinks).into()),
         };
@@ -165,7 +171,18 @@ fn shapes_and_views_that_do_not_fit_are_refused() {
     assert!(View4Mut::new((&mut y).into(), [2, 2, 4, 8], [0, 32, 8, 1]).is_err(), "two places are one");
     let v = View4::contiguous((&x).into(), [1, 2, 4, 8]).unwrap();
     let odd = View4::contiguous((&x).into(), [1, 3, 2, 8]).unwrap();
-    let a = Attention { q: odd, k: v, v, scale: 1.0, causal: false, window: None, mask: Mask::None, sinks: None };
+    let a = Attention {
+        q: odd,
+        k: v,
+        v,
+        scale: 1.0,
+        causal: false,
+        window: None,
+        starts: None,
+        softcap: None,
+        mask: Mask::None,
+        sinks: None,
+    };
     let mut y = vec![0f32; 64];
     assert!(attention_on(Isa::best(), &a, View4Mut::contiguous((&mut y).into(), [1, 3, 2, 8]).unwrap()).is_err());
     let bad = Attention { q: v, mask: Mask::Bool { data: &[1; 15], strides: [0, 0, 4, 1] }, ..a };

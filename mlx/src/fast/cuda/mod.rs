@@ -16,7 +16,7 @@ pub(crate) mod recurrent;
 
 use kernel::Kernel;
 
-use crate::{Array, Device, Dtype, stream};
+use crate::{Device, Dtype, stream};
 use mlx_sys as sys;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -106,14 +106,6 @@ pub fn untried_kernels() -> bool {
 /// Whether arrays of this dtype are what the kernels compute with.
 pub(crate) fn is_half(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::Bfloat16 | Dtype::Float16)
-}
-
-/// Whether a transform watches this array: our kernels have no derivative, so the plain form must run.
-pub(crate) fn is_traced(a: &Array) -> bool {
-    let mut traced = false;
-    // SAFETY: valid handle and out-pointer
-    unsafe { sys::mlxs_array_is_tracer(&mut traced, a.as_raw()) };
-    traced
 }
 
 /// A kernel's specialisation: everything that its machine code depends on.

@@ -1,4 +1,4 @@
-use crate::tools::{card, error, fresh_seed, normal, poison};
+use crate::tools::{allowed, card, error, fresh_seed, normal, poison};
 use mlx::fast::{self, Fused, Gate, Matrix, RouteScores, RouteWeights, Routing};
 use mlx::{self as mx, Array, Device, Dtype, Quant, QuantMode};
 
@@ -99,7 +99,7 @@ fn check(
     });
     let e = error(&y, &want);
     let what = format!("m{m} k{k} n{n} {q:?} {dtype} norm {norm} gate {gate:?} sum {sum} bias {bias}");
-    assert!(e < 1.2e-2, "{what}: {e:e}");
+    assert!(e < allowed(dtype, 1.2e-2), "{what}: {e:e}");
     // a second call goes through the loaded module
     let again = fast::linear(&x, &[matrix], f);
     assert_eq!(error(&again, &y), 0.0, "{what}: not the same twice");
@@ -112,9 +112,6 @@ fn check(
 
 #[test]
 fn every_format_multiplies_like_its_dense_form() {
-    if !card("every_format_multiplies_like_its_dense_form") {
-        return;
-    }
     fresh_seed();
     let bf = Dtype::Bfloat16;
     for bits in [2, 3, 4, 5, 6, 8] {
@@ -130,10 +127,21 @@ fn every_format_multiplies_like_its_dense_form() {
 }
 
 #[test]
-fn odd_sizes_and_row_counts_hold() {
-    if !card("odd_sizes_and_row_counts_hold") {
+fn float32_rows_hold_where_kernels_take_them() {
+    if mx::cuda_is_available() {
         return;
     }
+    fresh_seed();
+    for q in [None, Some(Quant::affine(32, 4)), Some(Quant::affine(64, 6)), Some(Quant::of_mode(QuantMode::Nvfp4))] {
+        for m in [1, 2, 7, 8, 9] {
+            check(m, 192, 50, q, Dtype::Float32, m != 2, None, true, m == 7);
+            check(m, 640, 333, q, Dtype::Float32, m == 2, Some(Gate::Silu), m == 8, m == 1);
+        }
+    }
+}
+
+#[test]
+fn odd_sizes_and_row_counts_hold() {
     fresh_seed();
     let (bf, q4, q8) = (Dtype::Bfloat16, Some(Quant::affine(64, 4)), Some(Quant::affine(32, 8)));
     for m in [1, 2, 4, 7, 8, 9, 16, 31, 32, 33, 70] {
@@ -153,9 +161,6 @@ fn odd_sizes_and_row_counts_hold() {
 
 #[test]
 fn operands_that_the_kernel_cannot_take_use_the_plain_form() {
-    if !card("operands_that_the_kernel_cannot_take_use_the_plain_form") {
-        return;
-    }
     let q = Quant::affine(64, 4);
     let w = weight(&[64, 256], Some(q), Dtype::Bfloat16);
     let wide = normal(&[2, 512], Dtype::Bfloat16, 1.0);
@@ -173,9 +178,6 @@ fn operands_that_the_kernel_cannot_take_use_the_plain_form() {
 
 #[test]
 fn embeddings_are_rows_of_the_dense_table() {
-    if !card("embeddings_are_rows_of_the_dense_table") {
-        return;
-    }
     fresh_seed();
     let ids = Array::from_slice(&[0u32, 5, 99, 7, 7, 42], [2, 3]);
     for (k, q) in [
@@ -189,9 +191,10 @@ fn embeddings_are_rows_of_the_dense_table() {
     ] {
         let w = weight(&[100, k], q, Dtype::Bfloat16);
         poison(6 * k as usize * 2);
-        let y = fast::embed_fused(&ids, &w.matrix(), 2.0).expect("a kernel");
+        let scale = if mx::cuda_is_available() { 2.0 } else { 1.0 };
+        let y = fast::embed_fused(&ids, &w.matrix(), scale).expect("a kernel");
         y.eval().unwrap();
-        let want = mx::with_device(Device::Cpu, || w.exact.take(&ids.reshape(-1), 0).reshape([2, 3, k]) * 2.0);
+        let want = mx::with_device(Device::Cpu, || w.exact.take(&ids.reshape(-1), 0).reshape([2, 3, k]) * scale);
         let e = error(&y, &want);
         assert!(e < 4e-3, "k {k} {q:?}: {e:e}");
     }
@@ -251,9 +254,6 @@ fn experts_are_chosen_per_row() {
 
 #[test]
 fn parts_are_one_matrix_row_by_row() {
-    if !card("parts_are_one_matrix_row_by_row") {
-        return;
-    }
     fresh_seed();
     for (q, sizes) in [
         (None, vec![64, 16, 33]),

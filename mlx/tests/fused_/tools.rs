@@ -41,3 +41,13 @@ pub fn fresh_seed() {
     println!("seed {seed}");
     mx::random::seed(seed);
 }
+
+/// bf16 on a card, float32 on the CPU, where what differs is the order of sums alone.
+pub fn half_or_full() -> Dtype {
+    if mx::cuda_is_available() { Dtype::Bfloat16 } else { Dtype::Float32 }
+}
+
+/// What may be off with this type: `half` with 16 bits.
+pub fn allowed(dtype: Dtype, half: f32) -> f32 {
+    if dtype == Dtype::Float32 { 3e-6 } else { half }
+}

@@ -1,5 +1,5 @@
-//! Decoders on a CUDA card: steps of one token (fused layers, in-place caches) against whole passes without a cache
-//! (plain ops). Skipped, and said so, where there is no card.
+//! Decoders on the default device, a CUDA card or the CPU: steps of one token (fused layers, in-place caches) against whole
+//! passes without a cache (plain ops).
 
 use mlx::{self as mx, Array, Dtype};
 use mlx_lm::Model;
@@ -7,13 +7,10 @@ use mlx_lm::cache::Caches;
 use mlx_lm::config::{Config, QuantConfig, QuantParams};
 use serde_json::{Value, json};
 
-fn card(test: &str) -> bool {
+/// Whether there is a card; without one everything runs on the CPU.
+fn card() -> bool {
     mx::fast::set_untried_kernels(false);
-    let there = mx::cuda_is_available();
-    if !there {
-        println!("skipped {test}: no CUDA device");
-    }
-    there
+    mx::cuda_is_available()
 }
 
 fn config(extra: Value) -> Config {
@@ -51,7 +48,10 @@ fn models() -> Vec<(&'static str, Config, Option<usize>)> {
 
 fn load(c: &Config, bits: Option<usize>) -> Model {
     // gemma's sandwich norms make more of bf16's rounding than the others do
-    let dtype = if c.model_type().starts_with("gemma") { Dtype::Float16 } else { Dtype::Bfloat16 };
+    load_as(c, bits, if c.model_type().starts_with("gemma") { Dtype::Float16 } else { Dtype::Bfloat16 })
+}
+
+fn load_as(c: &Config, bits: Option<usize>, dtype: Dtype) -> Model {
     mx::random::seed(7);
     let quant = bits.map(|b| QuantConfig::new(QuantParams::affine(64, b).check().unwrap()));
     Model::random(c.clone(), dtype, quant).unwrap()
@@ -76,30 +76,46 @@ fn error(a: &[f32], b: &[f32]) -> f64 {
 
 #[test]
 fn decoded_steps_equal_a_whole_pass() {
-    if !card("decoded_steps_equal_a_whole_pass") {
-        return;
-    }
     assert!(mx::fast::is_fused());
     for (name, c, bits) in models() {
         for rows in [1, 3] {
-            let model = load(&c, bits);
-            let d = &model.decoder;
-            let (len, prompt) = (40, 24);
-            let all = ids(rows, len);
-            let whole = d.forward_direct(&all).unwrap();
-            let mut caches = d.caches().unwrap();
-            d.forward(&all.slice_axis(1, 0..prompt), &mut caches).eval().unwrap();
-            for t in prompt..len {
-                let got = d.forward_last(&all.slice_axis(1, t..t + 1), &mut caches);
-                let e = error(&floats(&got), &floats(&whole.slice_axis(1, t..t + 1).squeeze(1)));
-                assert!(e < 4e-2, "{name}, {rows} rows, token {t}: {e:e}");
-                if t == prompt || t == len - 1 {
-                    println!("{name}, {rows} rows, token {t}: {e:.1e}");
-                }
-            }
-            assert!(caches.iter().all(|c| c.offset() == len));
+            steps_equal_a_pass(name, &load(&c, bits), rows, 4e-2);
+        }
+        if !card() {
+            steps_equal_a_pass(name, &load_as(&c, bits, Dtype::Float32), 2, 1e-5);
         }
     }
+}
+
+fn steps_equal_a_pass(name: &str, model: &Model, rows: i32, allowed: f64) {
+    let d = &model.decoder;
+    let (len, prompt) = (40, 24);
+    let all = ids(rows, len);
+    let whole = d.forward_direct(&all).unwrap();
+    let mut caches = d.caches().unwrap();
+    d.forward(&all.slice_axis(1, 0..prompt), &mut caches).eval().unwrap();
+    for t in prompt..len {
+        let got = d.forward_last(&all.slice_axis(1, t..t + 1), &mut caches);
+        let e = error(&floats(&got), &floats(&whole.slice_axis(1, t..t + 1).squeeze(1)));
+        assert!(e < allowed, "{name}, {rows} rows, token {t}: {e:e}");
+        if t == prompt || t == len - 1 {
+            println!("{name}, {rows} rows, token {t}: {e:.1e}");
+        }
+    }
+    assert!(caches.iter().all(|c| c.offset() == len));
+}
+
+/// Five kernels a layer on a card, one op a branch on the CPU.
+#[test]
+fn a_step_takes_few_ops() {
+    let (_, c, bits) = models().swap_remove(1);
+    let model = load(&c, bits);
+    let d = &model.decoder;
+    let mut caches = d.caches().unwrap();
+    d.forward(&ids(1, 8), &mut caches).eval().unwrap();
+    let ops: usize = mx::graph_ops(&[d.forward_last(&ids(1, 1), &mut caches)]).values().sum();
+    let a_layer = if card() { 5 } else { 2 };
+    assert!(ops <= 3 * a_layer + 6, "{ops} ops in a step of three layers");
 }
 
 /// Recorded configs with recurrent or latent layers, all experts chosen (see [`models`]).
@@ -156,7 +172,7 @@ fn recorded() -> Vec<(String, Config)> {
 
 #[test]
 fn recurrent_and_latent_layers_equal_those_on_the_cpu() {
-    let there = card("recurrent_and_latent_layers_equal_those_on_the_cpu");
+    let there = card();
     for (name, c) in recorded() {
         mx::random::seed(7);
         let model = Model::random(c.clone(), Dtype::Float16, None).unwrap();
@@ -204,7 +220,7 @@ fn recurrent_and_latent_layers_equal_those_on_the_cpu() {
 
 #[test]
 fn packed_caches_decode_as_on_the_cpu() {
-    if !card("packed_caches_decode_as_on_the_cpu") {
+    if !card() {
         return;
     }
     mx::fast::set_untried_kernels(true);
@@ -231,7 +247,7 @@ fn packed_caches_decode_as_on_the_cpu() {
 
 #[test]
 fn pages_decode_as_one_buffer() {
-    if !card("pages_decode_as_one_buffer") {
+    if !card() {
         return;
     }
     mx::fast::set_untried_kernels(true);
@@ -264,9 +280,6 @@ fn pages_decode_as_one_buffer() {
 
 #[test]
 fn rows_of_unequal_length_decode_as_alone() {
-    if !card("rows_of_unequal_length_decode_as_alone") {
-        return;
-    }
     for (name, c, bits) in models() {
         let model = load(&c, bits);
         let d = &model.decoder;
@@ -301,9 +314,6 @@ fn rows_of_unequal_length_decode_as_alone() {
 
 #[test]
 fn a_fork_and_a_rewind_do_not_disturb_each_other() {
-    if !card("a_fork_and_a_rewind_do_not_disturb_each_other") {
-        return;
-    }
     let (_, c, _) = models().swap_remove(0);
     let model = load(&c, None);
     let d = &model.decoder;
