@@ -156,6 +156,32 @@ fn a_compiled_step_equals_the_plain_one() {
     }
 }
 
+/// Plain descent shows the mean itself: from each of two batches by itself, by hand.
+#[test]
+fn an_update_of_two_batches_takes_the_mean_of_their_gradients() {
+    let (dir, set) = (tempfile::tempdir().unwrap(), data());
+    let mut m = adapted("llama", dir.path(), 0.0);
+    let c = LoraConfig {
+        grad_accumulation_steps: 2,
+        optimizer: train::OptimizerName::Sgd,
+        learning_rate: 0.5,
+        ..config(dir.path(), 2)
+    };
+    let mut batches = Batches::new(&set, &c).unwrap();
+    let two = [batches.next(&set), batches.next(&set)];
+    let [first, second] = two.each_ref().map(|b| gradients(&mut m, b).1);
+    let before: Grads = m.decoder.trainable().into_iter().collect();
+    let mut stepper = Stepper::new(&m.decoder, &c, Rc::new(train::cross_entropy)).unwrap();
+    stepper.run(&mut m.decoder, &two[0], false).unwrap();
+    stepper.run(&mut m.decoder, &two[1], true).unwrap();
+    for (name, after) in m.decoder.trainable() {
+        let expected = &before[&name] - (&first[&name] + &second[&name]) * 0.25;
+        let moved = (&first[&name] - &second[&name]).abs().max(()).item::<f32>().unwrap();
+        let off = (&after - &expected).abs().max(()).item::<f32>().unwrap();
+        assert!(off < 1e-6 && moved > 1e-5, "{name}: {off}, the batches differ by {moved}");
+    }
+}
+
 /// Each example by itself is the oracle: no neighbour, no padding.
 #[test]
 fn packed_examples_do_not_see_each_other() {
