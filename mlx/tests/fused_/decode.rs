@@ -1,4 +1,4 @@
-use crate::tools::{allowed, error, fresh_seed, half_or_full, normal, poison};
+use crate::tools::{allowed, card, error, fresh_seed, half_or_full, normal, poison};
 use mlx::fast::{DecodeAttention, KvBuffers, Place, Rotation};
 use mlx::{self as mx, Array, Device, Dtype, Quant};
 
