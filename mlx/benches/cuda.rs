@@ -343,7 +343,6 @@ fn main() {
         recurrences();
     }
     if wanted("latent") {
-        fast::set_untried_kernels(true);
         for keys in [512, 2048, 8192, 32768] {
             latent("latent, 16 heads", 16, 1, keys);
             latent("latent, 128 heads", 128, 1, keys);
@@ -351,12 +350,8 @@ fn main() {
         latent("latent, 16 heads", 16, 8, 2048);
     }
     if wanted("attention") {
-        fast::set_untried_kernels(only.iter().any(|o| o == "any"));
         for keys in [512, 2048, 8192, 32768] {
             attention("8b attention", [32, 8, 128], 1, keys, None);
-            if !fast::untried_kernels() {
-                continue;
-            }
             attention("8b attention, q8", [32, 8, 128], 1, keys, q8);
             attention("8b attention, q4", [32, 8, 128], 1, keys, q4);
         }
@@ -364,7 +359,7 @@ fn main() {
         attention("1b attention", [32, 8, 64], 1, 512, None);
         attention("8b attention", [32, 8, 128], 8, 512, None);
         attention("8b attention", [32, 8, 128], 8, 4096, None);
-        for keys in [512, 8192].into_iter().filter(|_| fast::untried_kernels()) {
+        for keys in [512, 8192] {
             attention("16 queries a key", [32, 2, 128], 1, keys, None);
         }
     }

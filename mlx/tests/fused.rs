@@ -13,5 +13,7 @@ mod latent;
 mod linear;
 #[path = "fused_/recurrent.rs"]
 mod recurrent;
+#[path = "fused_/rope.rs"]
+mod rope;
 #[path = "fused_/tools.rs"]
 mod tools;

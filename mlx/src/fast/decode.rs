@@ -288,7 +288,7 @@ impl KvBuffers {
 
     /// Whether these kernels know such a place: rings of padded rows are CUDA's alone.
     fn stands(kernels: Kernels, place: Place<'_>) -> bool {
-        place.ring() == 0 || (matches!(kernels, Kernels::Cuda(_)) && cuda::untried_kernels())
+        place.ring() == 0 || matches!(kernels, Kernels::Cuda(_))
     }
 
     /// Remembers a step that writes in place.

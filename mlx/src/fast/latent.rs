@@ -30,8 +30,7 @@ impl KvBuffers {
         let [keys, values] = &self.arrays[..] else { return false };
         let same = [Some(keys), Some(values), a.norm.map(|n| n.0)];
         let [b, h, t, d] = keys.dims();
-        cuda::untried_kernels()
-            && cuda::current_gpu().is_some()
+        cuda::current_gpu().is_some()
             && cuda::is_half(dtype)
             && same.iter().flatten().all(|x| x.dtype() == dtype && !super::backend::is_traced(x))
             && (h, d) == (1, a.rank)

@@ -16,7 +16,6 @@ mod recurrent;
 pub(crate) use adam::{AdamStep, adam_fused};
 pub use backend::{has_layer_kernels, is_fused};
 pub use buffer::share_buffer;
-pub use cuda::{set_untried_kernels, untried_kernels};
 pub use decode::{DecodeAttention, KvBuffers, Place, Rotation};
 pub use experts::{RouteScores, RouteWeights, Routing, combine_fused, expert_rows_fused, route_fused};
 pub use kernel::{
@@ -108,7 +107,14 @@ impl<'a> From<&'a Array> for Offset<'a> {
 #[track_caller]
 pub fn rope<'o>(x: &Array, rope: Rope<'_>, offset: impl Into<Offset<'o>>) -> Array {
     let offset = offset.into();
-    crate::cpu::rope(x, rope, offset).unwrap_or_else(|| crate::plain::rope(x, rope, offset))
+    if let Some(y) = crate::cpu::rope(x, rope, offset) {
+        return y;
+    }
+    if crate::cuda_is_available() && !crate::stream::is_cpu() {
+        // MLX 0.32.2's CUDA kernel reads and writes past views whose rows do not follow each other
+        return crate::plain::rope(&crate::contiguous(x), rope, offset);
+    }
+    crate::plain::rope(x, rope, offset)
 }
 
 /// Which keys a query sees.

@@ -12,11 +12,7 @@ const MOST: usize = 64;
 impl KvBuffers {
     /// Whether one kernel does [`attend_pages`](Self::attend_pages) behind `full` pages.
     pub fn is_pages_supported(&self, full: usize, dtype: Dtype, a: &DecodeAttention<'_>) -> bool {
-        cuda::untried_kernels()
-            && super::backend::has_layer_kernels()
-            && full < MOST
-            && self.arrays.len() == 2
-            && self.is_supported(dtype, a)
+        super::backend::has_layer_kernels() && full < MOST && self.arrays.len() == 2 && self.is_supported(dtype, a)
     }
 
     /// [`attend`](Self::attend) with these buffers as the open page behind `full` pages (keys, values) of the same shape.

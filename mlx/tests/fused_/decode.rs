@@ -24,15 +24,6 @@ fn radians(dims: i32) -> Array {
 
 /// Runs both forms from the same caches through `places`; the plain one in float32 on the CPU.
 fn check(c: &Case, places: &[Place]) {
-    let only_any = c.heads / c.kv_heads > 8 || places.iter().any(|p| matches!(p, Place::PaddedRing { .. }));
-    for any in [false, true].into_iter().filter(|&any| any || !only_any) {
-        mx::fast::set_untried_kernels(any);
-        check_form(c, places);
-    }
-    mx::fast::set_untried_kernels(false);
-}
-
-fn check_form(c: &Case, places: &[Place]) {
     let cache = [c.batch, c.kv_heads, c.capacity, c.d];
     let (k0, v0) = (normal(&cache, c.dtype, 1.0), normal(&cache, c.dtype, 1.0));
     let r = radians(c.dims);
@@ -201,7 +192,6 @@ fn steps_built_before_any_is_evaluated_run_in_order() {
 
 /// Both forms from the same packed caches through `places`; the plain one on the CPU.
 fn check_packed(c: &Case, [key_bits, value_bits, group]: [i32; 3], places: &[Place]) {
-    mx::fast::set_untried_kernels(true);
     let quant = [Quant::affine(group, key_bits), Quant::affine(group, value_bits)];
     let side = |q: Quant| {
         let dense = normal(&[c.batch, c.kv_heads, c.capacity, c.d], c.dtype, 1.0);
@@ -303,7 +293,6 @@ fn pages_are_read_where_they_lie() {
     if !card("pages_are_read_where_they_lie") {
         return;
     }
-    mx::fast::set_untried_kernels(true);
     fresh_seed();
     let starts = Array::from_slice(&[0, 3, 40, 0], 4);
     for (batch, h, k, d, size, padded) in

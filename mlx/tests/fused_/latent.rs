@@ -124,7 +124,6 @@ fn latent_steps_equal_a_loop() {
     if !card("latent_steps_equal_a_loop") {
         return;
     }
-    mx::fast::set_untried_kernels(true);
     fresh_seed();
     let at = [0, 1, 31, 32, 63, 64, 200, 511];
     check(&case(16, 512, 64), &at, None);
@@ -140,7 +139,6 @@ fn latent_rows_of_a_batch_stand_at_places_of_their_own() {
     if !card("latent_rows_of_a_batch_stand_at_places_of_their_own") {
         return;
     }
-    mx::fast::set_untried_kernels(true);
     fresh_seed();
     let mut starts = vec![0, 3, 17];
     starts.resize(16, 0);
@@ -153,7 +151,6 @@ fn latent_steps_built_before_any_is_evaluated_run_in_order() {
     if !card("latent_steps_built_before_any_is_evaluated_run_in_order") {
         return;
     }
-    mx::fast::set_untried_kernels(true);
     fresh_seed();
     let (h, d, p) = (16, 128, 64);
     let bf = Dtype::Bfloat16;

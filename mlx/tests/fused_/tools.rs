@@ -2,7 +2,6 @@ use mlx::{self as mx, Array, Dtype};
 
 /// Whether there is a card; says so if not.
 pub fn card(test: &str) -> bool {
-    mx::fast::set_untried_kernels(false);
     let there = mx::cuda_is_available();
     if !there {
         println!("skipped {test}: no CUDA device");

@@ -1,7 +1,7 @@
 //! Launches of the decode attention kernel (`attention.cuh`).
 
 use super::kernel::{Launch, Scalar};
-use super::{ATTENTION, COMMON, DENSE_ATTENTION, Gpu, Spec, Table, kernel, untried_kernels};
+use super::{ATTENTION, COMMON, DENSE_ATTENTION, Gpu, Spec, Table, kernel};
 use crate::fast::decode::{DecodeAttention, Place};
 use crate::{Array, Dtype, Quant};
 use smallvec::SmallVec;
@@ -130,12 +130,12 @@ thread_local! { static KERNELS: Table<Attention> = Table::default(); }
 /// Whether the kernel covers these sizes.
 pub(crate) fn is_supported(a: &DecodeAttention, quant: Option<[Quant; 2]>) -> bool {
     let (group, d) = (a.heads / a.kv_heads.max(1), a.head_dim);
-    let most = if untried_kernels() && d <= 128 { 16 } else { 8 };
+    let most = if d <= 128 { 16 } else { 8 };
     // the accumulators of all warps lie in 48 KiB of shared memory, those of a warp in registers
     d % 32 == 0
         && (32..=256).contains(&d)
         && (1..=most).contains(&group)
-        && quant.is_none_or(|q| untried_kernels() && q.iter().all(|q| matches!(q.bits, 4 | 8) && d % q.group_size == 0))
+        && quant.is_none_or(|q| q.iter().all(|q| matches!(q.bits, 4 | 8) && d % q.group_size == 0))
 }
 
 const WARPS: i32 = 4;
@@ -170,7 +170,7 @@ pub(crate) fn attend(
         next: a.next.is_some(),
         packed: quant.map_or([[0; 2]; 2], |q| q.map(|q| [q.bits as u8, q.group_size as u8])),
         pages: pages.map(|size| ((buffers.len() / 2) as u8, size)),
-        any: untried_kernels(),
+        any: quant.is_some() || pages.is_some() || group > 8 || place.ring() != 0,
     };
     let kernel = kernel(&KERNELS, spec, gpu)?;
     let [slot, last, position] = place.numbers();

@@ -89,20 +89,6 @@ pub(crate) fn current_gpu() -> Option<&'static Gpu> {
     on_gpu.then_some(gpu)
 }
 
-thread_local! { static UNTRIED: Cell<bool> = const { Cell::new(false) }; }
-
-/// Lets this thread use kernels whose tests no card has passed yet: latent attention; decode attention over packed caches,
-/// pages, padded rings and more than 8 queries a key, and the kernel for all forms of caches in place of that for plain
-/// ones. Off at first; the plain forms do the same meanwhile.
-pub fn set_untried_kernels(on: bool) {
-    UNTRIED.set(on);
-}
-
-/// What [`set_untried_kernels`] said.
-pub fn untried_kernels() -> bool {
-    UNTRIED.get()
-}
-
 /// Whether arrays of this dtype are what the kernels compute with.
 pub(crate) fn is_half(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::Bfloat16 | Dtype::Float16)
