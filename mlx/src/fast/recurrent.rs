@@ -111,7 +111,7 @@ pub struct SelectiveScan<'a> {
     pub b: &'a Array,
     /// [B, L, N]
     pub c: &'a Array,
-    /// How much of u goes straight to y: [D].
+    /// How much of u goes straight to y: `[D]`.
     pub skip: &'a Array,
 }
 
