@@ -48,12 +48,12 @@ pub fn main() -> anyhow::Result<()> {
     let step =
         nn::value_and_grad(|m: &Classifier, (x, y): &(Array, Array)| losses::cross_entropy(&m.forward(x), y).mean(()));
     let frozen = model.embed.weight().to_bytes()?;
-    let mut optimizer = Adam::new(1e-2);
-    for i in 0..100 {
+    let mut optimizer = Adam::new(3e-3);
+    for i in 0..150 {
         let (loss, grads) = step(&mut model, &batch(32));
         optimizer.update(&mut model, &grads);
         mx::eval(optimizer.state().values())?;
-        if i % 20 == 0 {
+        if i % 30 == 0 {
             println!("step {i:3}: loss {:.3}", loss.item::<f32>()?);
         }
     }
