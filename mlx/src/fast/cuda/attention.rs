@@ -1,7 +1,7 @@
 //! Launches of the decode attention kernel (`attention.cuh`).
 
 use super::kernel::{Launch, Scalar};
-use super::{ATTENTION, COMMON, DENSE_ATTENTION, Gpu, Spec, Table, kernel};
+use super::{ATTENTION, COMMON, Gpu, Spec, Table, kernel};
 use crate::fast::decode::{DecodeAttention, Place};
 use crate::{Array, Dtype, Quant};
 use smallvec::SmallVec;
@@ -23,8 +23,8 @@ struct Attention {
     packed: [[u8; 2]; 2],
     /// How many pages an argument list has room for, of how many keys; none for one buffer.
     pages: Option<(u8, i32)>,
-    /// The kernel for all forms of caches, not that for plain ones.
-    any: bool,
+    /// A ring whose rows start apart.
+    ring: bool,
 }
 
 impl Spec for Attention {
@@ -43,7 +43,7 @@ impl Spec for Attention {
             self.next as u8,
             self.packed,
             self.pages,
-            self.any as u8,
+            self.ring as u8,
         )
     }
 
@@ -61,16 +61,6 @@ impl Spec for Attention {
         let arguments: String =
             optional.iter().map(|o| if o.0 { format!("{}, ", o.2) } else { "nullptr, ".into() }).collect();
         let threads = self.warps * 32;
-        if !self.any {
-            return format!(
-                "#define HALF {}\n{COMMON}{DENSE_ATTENTION}\nextern \"C\" __global__ void __launch_bounds__({threads}) {name}(\
-                 const u16* qkv, u16* kc, u16* vc, {parameters}u16* out, float* part, int slot, int last, int place, int cap, \
-                 int, int window, int rot, float eps, float scale, float cap_logit, float feature, int next_bytes) {{\n\
-                 attention<{}, {}, {}, {}>(qkv, kc, vc, {arguments}out, part, slot, last, place, cap, window, rot, eps, scale, \
-                 cap_logit, feature, next_bytes);\n}}\n",
-                self.f16 as u8, self.head_dim, self.group, self.warps, self.traditional,
-            );
-        }
         let side = |i: usize, name: &str| match self.packed[i] {
             [0, _] => (
                 format!("u8* {name}, "),
@@ -108,7 +98,7 @@ impl Spec for Attention {
             "#define HALF {}\n{COMMON}{ATTENTION}\nextern \"C\" __global__ void __launch_bounds__({threads}) {name}(\
              const u16* qkv, {}{}{parameters}u16* out, float* part, int slot, int last, int place, int cap, int ring, int \
              window, int rot, float eps, float scale, float cap_logit, float feature, int next_bytes) {{\n\
-             {tables}attention<{}, {}, {}, {}, {}, {}>(qkv, {}, {}, {arguments}out, part, slot, last, place, cap, ring, window, rot, \
+             {tables}attention<{}, {}, {}, {}, {}, {}>(qkv, {}, {}, {arguments}out, part, slot, last, place, cap, {}, window, rot, \
              eps, scale, cap_logit, feature, next_bytes);\n}}\n",
             self.f16 as u8,
             keys.0,
@@ -121,6 +111,7 @@ impl Spec for Attention {
             self.traditional,
             keys.1,
             values.1,
+            if self.ring { "ring" } else { "0" },
         )
     }
 }
@@ -170,7 +161,7 @@ pub(crate) fn attend(
         next: a.next.is_some(),
         packed: quant.map_or([[0; 2]; 2], |q| q.map(|q| [q.bits as u8, q.group_size as u8])),
         pages: pages.map(|size| ((buffers.len() / 2) as u8, size)),
-        any: quant.is_some() || pages.is_some() || group > 8 || place.ring() != 0,
+        ring: place.ring() != 0,
     };
     let kernel = kernel(&KERNELS, spec, gpu)?;
     let [slot, last, position] = place.numbers();

@@ -27,7 +27,6 @@ pub(super) const COMMON: &str = include_str!("common.cuh");
 pub(super) const FORMATS: &str = include_str!("formats.cuh");
 pub(super) const GEMV: &str = include_str!("gemv.cuh");
 pub(super) const ATTENTION: &str = include_str!("attention.cuh");
-pub(super) const DENSE_ATTENTION: &str = include_str!("attention_dense.cuh");
 pub(super) const EXPERTS: &str = include_str!("experts.cuh");
 pub(super) const ADAM: &str = include_str!("adam.cuh");
 pub(super) const EMBED: &str = include_str!("embed.cuh");
