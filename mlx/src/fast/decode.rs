@@ -101,6 +101,11 @@ pub struct KvBuffers {
     pub(super) foreign: bool,
 }
 
+/// The counters of so many groups, made on first use. Small arrays live in memory that the host may touch: these are larger.
+pub(super) fn counters(made: &mut Option<Array>, groups: i32) -> &Array {
+    made.get_or_insert_with(|| crate::zeros([groups.max(64)], Dtype::Int32))
+}
+
 impl Clone for KvBuffers {
     /// Shares the buffers; whoever writes first copies.
     fn clone(&self) -> Self {
@@ -221,8 +226,7 @@ impl KvBuffers {
                 Kernels::Cpu => Some(cpu::attend(qkv, [&self.arrays[0], &self.arrays[1]], place, a)),
                 Kernels::Cuda(gpu) => {
                     let groups = self.rows() * a.kv_heads;
-                    // small arrays live in memory that the host may touch: keep them larger
-                    let counters = self.counters.get_or_insert_with(|| crate::zeros([groups.max(64)], Dtype::Int32));
+                    let counters = counters(&mut self.counters, groups);
                     let buffers: SmallVec<[&Array; 6]> = self.arrays.iter().collect();
                     attention::attend(gpu, qkv, (&buffers, self.quant, None), counters, place, a)
                 }

@@ -1,6 +1,7 @@
 //! A decode step over pages: full ones that stay as they are, and an open one that the step writes.
 
 use super::cuda::{self, attention};
+use super::decode::counters;
 use super::{DecodeAttention, KvBuffers, Place};
 use crate::error::refuse;
 use crate::{Array, Dtype, concatenate};
@@ -45,7 +46,7 @@ impl KvBuffers {
         {
             self.own();
             let groups = self.rows() * a.kv_heads;
-            let counters = self.counters.get_or_insert_with(|| crate::zeros([groups.max(64)], Dtype::Int32));
+            let counters = counters(&mut self.counters, groups);
             // few lengths of the list, so few kernels; what is behind the open page is never read
             let count = (full.len() + 1).next_power_of_two();
             let list = |side: usize| {
