@@ -174,6 +174,11 @@ pub(crate) fn is_cpu() -> bool {
     ON_CPU.get()
 }
 
+/// Whether ops of this thread go to an NVIDIA card at present.
+pub(crate) fn is_cuda() -> bool {
+    crate::cuda_is_available() && !is_cpu()
+}
+
 /// The stream that ops of this thread go to outside of any `with_stream` scope.
 #[track_caller]
 pub fn default_stream() -> Stream {

@@ -11,6 +11,8 @@ mod decode;
 mod latent;
 #[path = "fused_/linear.rs"]
 mod linear;
+#[path = "fused_/packed.rs"]
+mod packed;
 #[path = "fused_/recurrent.rs"]
 mod recurrent;
 #[path = "fused_/rope.rs"]

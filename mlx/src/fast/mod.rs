@@ -110,9 +110,15 @@ pub fn rope<'o>(x: &Array, rope: Rope<'_>, offset: impl Into<Offset<'o>>) -> Arr
     if let Some(y) = crate::cpu::rope(x, rope, offset) {
         return y;
     }
-    if crate::cuda_is_available() && !crate::stream::is_cpu() {
-        // MLX 0.32.2's CUDA kernel reads and writes past views whose rows do not follow each other
-        return crate::plain::rope(&crate::contiguous(x), rope, offset);
+    if crate::stream::is_cuda() {
+        // MLX 0.32.2's CUDA kernel reads and writes past views whose rows do not follow each other: neither x nor the
+        // cotangent, which the same kernel turns back, may be one
+        let turned = crate::plain::rope(&crate::contiguous(x), rope, offset);
+        return crate::CustomFunction::new(Array::clone)
+            .vjp(|_, cotangent: &Array, _| crate::contiguous(cotangent))
+            .jvp(|_, tangent: &Array| tangent.clone())
+            .vmap(|x: &Array, axes| (x.clone(), axes.to_vec()))
+            .call(&turned);
     }
     crate::plain::rope(x, rope, offset)
 }

@@ -197,7 +197,24 @@ pub fn quantized_matmul(
         true => crate::cpu::quantized_matmul(x, w, scales, biases, q),
         false => crate::cpu::quantized_straight(x, w, scales, biases, q),
     };
-    fast.unwrap_or_else(|| crate::plain::quantized_matmul(x, w, scales, biases, transpose, q))
+    if let Some(product) = fast {
+        return product;
+    }
+    if !crate::stream::is_cuda() {
+        return crate::plain::quantized_matmul(x, w, scales, biases, transpose, q);
+    }
+    // MLX 0.32.2 lacks kernels there for many shapes of float32, rounds it in others, and takes no matrices with gaps
+    if x.dtype() == Dtype::Float32 {
+        let dense = crate::dequantize(w, scales, biases, q, Some(Dtype::Float32));
+        return x.matmul(&if transpose { dense.swapaxes(-1, -2) } else { dense });
+    }
+    let [w, scales] = [w, scales].map(without_gaps);
+    crate::plain::quantized_matmul(x, &w, &scales, biases.map(without_gaps).as_ref(), transpose, q)
+}
+
+/// A batch of matrices may be a view; a single one is as its layer keeps it.
+fn without_gaps(w: &Array) -> Array {
+    if w.ndim() > 2 { crate::contiguous(w) } else { w.clone() }
 }
 
 /// Which matrices of a batch [`gather_qmm`] multiplies.

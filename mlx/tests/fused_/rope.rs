@@ -22,3 +22,23 @@ fn a_view_with_gaps_turns_as_its_copy() {
         }
     }
 }
+
+/// What comes back is turned as its copy too: the cotangent of a sum is one number seen many times.
+#[test]
+fn a_cotangent_without_rows_turns_back_as_its_copy() {
+    if !card("a_cotangent_without_rows_turns_back_as_its_copy") {
+        return;
+    }
+    fresh_seed();
+    for [b, l, h, d] in [[1, 7, 4, 16], [2, 40, 2, 64]] {
+        let x = normal(&[b, h, l, d], Dtype::Float32, 1.0);
+        let turned = move |x: &mx::Array| fast::rope(x, fast::Rope { dims: d, ..Default::default() }, 3);
+        let ones = mx::ones([b, h, l, d], Dtype::Float32);
+        ones.eval().unwrap();
+        let seen = mx::grad(move |x: &mx::Array| turned(x).sum(()))(&x);
+        let copied = mx::grad(move |x: &mx::Array| (turned(x) * &ones).sum(()))(&x);
+        let on_cpu = mx::with_device(mx::Device::Cpu, || mx::grad(move |x: &mx::Array| turned(x).sum(()))(&x));
+        assert!(error(&seen, &copied) < 1e-5, "{:?}", [b, l, h, d]);
+        assert!(error(&seen, &on_cpu) < 1e-4, "{:?}", [b, l, h, d]);
+    }
+}
