@@ -277,12 +277,10 @@ pub fn sdpa(q: &Array, k: &Array, v: &Array, a: Attend<'_>) -> Array {
     }
 }
 
-/// Scores [B, Hkv, H / Hkv, L, S] to the weights of the values, by a softmax in float32.
+/// Scores [B, Hkv, H / Hkv, 1, S] of the last token to the weights of the values, by a softmax in float32.
 fn attention_weights(scores: Array, mask: &Mask) -> Array {
-    let (l, s) = (scores.dim(-2), scores.dim(-1));
     let mask = match mask {
-        Mask::None => None,
-        Mask::Causal => Some(causal_mask(l, s - l, None, None)),
+        Mask::None | Mask::Causal => None,
         Mask::Array(m) => Some(grouped_mask(m, scores.dim(1), scores.dim(2))),
     };
     let scores = match mask {

@@ -66,13 +66,14 @@ impl Form {
         }
     }
 
-    /// Attention of q [B, H, L, D] over what is stored; packed sides go into products as they are.
+    /// Attention of q [B, H, L, D] over what is stored. One token multiplies packed sides as they are; for more, their
+    /// dense form costs less than weights of L x T.
     pub fn attend(&self, q: &Array, p: &Parts, dtype: Dtype, a: Attend<'_>) -> Array {
-        let (Form::Packed { keys, values }, None, None) = (self, a.sinks, a.softcap) else {
+        let [b, h, l, d] = q.dims();
+        let (Form::Packed { keys, values }, None, None, 1) = (self, a.sinks, a.softcap, l) else {
             let (k, v) = self.dense(p, dtype);
             return super::sdpa(q, &k, &v, a);
         };
-        let [b, h, l, d] = q.dims();
         let groups = p.0[0].dim(1);
         let q = (q * a.scale).reshape([b, groups, h / groups, l, d]);
         let side: Vec<Array> = p.0.iter().map(|a| a.expand_dims(2)).collect();
