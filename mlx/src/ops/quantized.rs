@@ -203,9 +203,10 @@ pub fn quantized_matmul(
     if !crate::stream::is_cuda() {
         return crate::plain::quantized_matmul(x, w, scales, biases, transpose, q);
     }
-    // MLX 0.32.2 lacks kernels there for many shapes of float32, rounds it in others, and takes no matrices with gaps
-    if x.dtype() == Dtype::Float32 {
-        let dense = crate::dequantize(w, scales, biases, q, Some(Dtype::Float32));
+    // MLX 0.32.2 lacks kernels there for many shapes of float32, takes no matrices with gaps, and compiles for half a
+    // minute before its first product of a batch with 8 rows or more
+    if x.dtype() == Dtype::Float32 || (w.ndim() > 2 && x.ndim() > 1 && x.dim(-2) >= 8) {
+        let dense = crate::dequantize(w, scales, biases, q, Some(x.dtype()));
         return x.matmul(&if transpose { dense.swapaxes(-1, -2) } else { dense });
     }
     let [w, scales] = [w, scales].map(without_gaps);
