@@ -3,7 +3,7 @@
 //! Weights follow from tensor names by a stated rule; each case is written as a real checkpoint and goes through the
 //! public loader. `MLX_LM_GOLDENS_DIR` names another directory with `families/` and `mixers/`; `GOLDENS_ONLY` keeps the
 //! cases whose name contains a text, `GOLDENS_PART=i/n` every n-th of them; `GOLDENS_TRACE` prints each as it begins and
-//! ends.
+//! ends, and how far each row is from the recorded one.
 
 #[path = "goldens/caches.rs"]
 mod caches;

@@ -43,11 +43,9 @@ fn attention(c: &Config, d: &Dims, layer: i32) -> Result<CompressedAttention> {
             c.error("sliding_window", format!("a window of {window}, {rope_dim} of {} features turn", d.head_dim))
         );
     }
-    divides(c, "o_groups", out_groups, heads)?;
-    let rope = match &pool {
-        None => Rope::plain(rope_dim, c.f64_or("rope_theta", 10_000.0)?),
-        Some(_) => pooled_rope(c, rope_dim)?,
-    };
+    // a group takes features, of a part of a head too
+    divides(c, "o_groups", out_groups, heads * d.head_dim)?;
+    let rope = rotation(c, rope_dim, pool.is_some())?;
     Ok(CompressedAttention {
         hidden: d.hidden,
         heads,
@@ -62,23 +60,22 @@ fn attention(c: &Config, d: &Dims, layer: i32) -> Result<CompressedAttention> {
     })
 }
 
-/// YaRN without a factor on features, over a base of its own.
-fn pooled_rope(c: &Config, dims: i32) -> Result<Rope> {
-    let mut rope = Rope::plain(dims, c.f64_or("compress_rope_theta", 160_000.0)?);
-    if let Some(s) = c.opt_sub("rope_scaling")? {
-        rope.scaling = RopeScaling::Yarn {
-            factor: s.f64_or("factor", 1.0)?,
-            original: match s.opt_usize("original_max_position_embeddings")? {
-                Some(n) => n as f64,
-                None => size_or(c, "max_position_embeddings", 1 << 20)?.into(),
-            },
-            beta_fast: s.f64_or("beta_fast", 32.0)?,
-            beta_slow: s.f64_or("beta_slow", 1.0)?,
-            mscale: 0.0,
-            mscale_all_dim: 0.0,
-        };
-    }
-    Ok(rope)
+/// YaRN without a factor on features, over a base of its own where rows are pooled. Where they are not it stretches
+/// nothing: Python takes its formula there too, whose last bits decide how a row rounds to 8 bits.
+fn rotation(c: &Config, dims: i32, pooled: bool) -> Result<Rope> {
+    let base = if pooled { c.f64_or("compress_rope_theta", 160_000.0)? } else { c.f64_or("rope_theta", 10_000.0)? };
+    let s = c.opt_sub("rope_scaling")?.filter(|_| pooled);
+    let number = |key: &str, default: f64| s.as_ref().map_or(Ok(default), |s| s.f64_or(key, default));
+    let trained = if pooled { size_or(c, "max_position_embeddings", 1 << 20)? } else { 4096 };
+    let scaling = RopeScaling::Yarn {
+        factor: number("factor", 1.0)?,
+        original: number("original_max_position_embeddings", trained.into())?,
+        beta_fast: number("beta_fast", 32.0)?.trunc(),
+        beta_slow: number("beta_slow", 1.0)?.trunc(),
+        mscale: 0.0,
+        mscale_all_dim: 0.0,
+    };
+    Ok(Rope { scaling, ..Rope::plain(dims, base) })
 }
 
 fn pool(c: &Config, layer: i32) -> Result<Option<Pool>> {

@@ -141,8 +141,8 @@ impl Mixer for CompressedAttention {
             rows.push(Rows { rows: pooled, index, counts });
         }
         let o = turn_last(&self.back, &self.attend(&q, &rows).astype(x.dtype()), &position);
-        // [B, H, L, D] -> [B, groups, L, heads of a group side by side]
-        let o = o.unflatten(1, [s.out_groups, -1]).transpose([0, 1, 3, 2, 4]).flatten(3, 4);
+        // [B, H, L, D] -> [B, groups, L, features of a group]
+        let o = o.swapaxes(1, 2).flatten(2, 3).unflatten(2, [s.out_groups, -1]).swapaxes(1, 2);
         let o = PerHead::of(&self.o_a_proj).forward(&o);
         self.o_b_proj.forward(&o.transpose([0, 2, 1, 3]).flatten(2, 3))
     }

@@ -23,8 +23,10 @@ pub struct Rope {
     radians: OnceCell<Array>,
 }
 
-fn wavelengths(dims: i32, base: f64) -> Vec<f64> {
-    (0..dims / 2).map(|i| base.powf(2.0 * i as f64 / dims as f64)).collect()
+/// In float32 and Python's order of operations, as are the scalings below: at a late position the last bit of a
+/// wavelength is a visible turn.
+fn wavelengths(dims: i32, base: f64) -> Vec<f32> {
+    (0..dims / 2).map(|i| (base as f32).powf((2 * i) as f32 / dims as f32)).collect()
 }
 
 fn mscale(factor: f64, m: f64) -> f64 {
@@ -44,8 +46,7 @@ impl Rope {
             radians: OnceCell::new(),
         };
         let plain = || wavelengths(spec.dims, spec.base);
-        let mut explicit =
-            |f: Vec<f64>| rope.freqs = Some(Array::from(f.into_iter().map(|f| f as f32).collect::<Vec<_>>()));
+        let mut explicit = |f: Vec<f32>| rope.freqs = Some(Array::from(f));
         match &spec.scaling {
             RopeScaling::None => {}
             RopeScaling::Linear(factor) => rope.scale = (1.0 / factor) as f32,
@@ -58,21 +59,18 @@ impl Rope {
                 rope.feature_scale = (mscale(*factor, *m) / mscale(*factor, *mscale_all_dim)) as f32;
             }
             RopeScaling::Long { factors, scale } => {
-                let factor = |i: usize| factors.get(i).or(factors.last()).copied().unwrap_or(1.0);
-                explicit(plain().into_iter().enumerate().map(|(i, f)| f * factor(i)).collect());
+                let factor = |i: usize| factors.get(i).or(factors.last()).copied().unwrap_or(1.0) as f32;
+                explicit(plain().into_iter().enumerate().map(|(i, f)| factor(i) * f).collect());
                 rope.feature_scale = *scale as f32;
+                // Python pairs halves here whatever the config says
+                rope.traditional = false;
             }
             RopeScaling::Proportional { factor, rotated } => {
-                let all = plain();
-                let still = f64::INFINITY;
-                explicit(
-                    all.iter()
-                        .enumerate()
-                        .map(|(i, f)| if 2 * (i as i32) < *rotated { factor * f } else { still })
-                        .collect(),
-                );
+                let turns = |i: usize| 2 * (i as i32) < *rotated;
+                let stretch = |(i, f)| if turns(i) { *factor as f32 * f } else { f32::INFINITY };
+                explicit(plain().into_iter().enumerate().map(stretch).collect());
             }
-            RopeScaling::Wavelengths(w) => explicit(w.iter().map(|&f| f as f64).collect()),
+            RopeScaling::Wavelengths(w) => explicit(w.clone()),
         }
         rope
     }
@@ -108,8 +106,7 @@ impl Rope {
 
     /// The rotation back.
     pub fn inverse(&self) -> Rope {
-        let plain =
-            || Array::from(wavelengths(self.dims, self.base as f64).iter().map(|&f| f as f32).collect::<Vec<_>>());
+        let plain = || Array::from(wavelengths(self.dims, self.base as f64));
         let freqs = -self.freqs.clone().unwrap_or_else(plain);
         let feature_scale = 1.0 / self.feature_scale;
         Rope { freqs: Some(freqs), feature_scale, radians: OnceCell::new(), ..self.clone() }
@@ -128,8 +125,9 @@ impl Rope {
         let radians = self.radians.get_or_init(|| match &self.freqs {
             Some(f) => (self.scale / f).astype(mx::Dtype::Float32),
             None => {
-                let f = wavelengths(self.dims, self.base as f64);
-                Array::from(f.into_iter().map(|f| (self.scale as f64 / f) as f32).collect::<Vec<_>>())
+                let (scale, base, d) = (self.scale as f64, self.base as f64, self.dims as f64);
+                let radian = |i: i32| (scale / base.powf(2.0 * i as f64 / d)) as f32;
+                Array::from((0..self.dims / 2).map(radian).collect::<Vec<_>>())
             }
         });
         let (traditional, feature_scale) = (self.traditional, self.feature_scale);
@@ -153,16 +151,17 @@ fn scale_first(x: &Array, dims: i32, scale: f32) -> Array {
 }
 
 /// Long wavelengths are stretched by `factor`, short ones kept, those between interpolated (Llama 3.1).
-fn llama3(freqs: Vec<f64>, factor: f64, low: f64, high: f64, original: f64) -> Vec<f64> {
-    let (longest, shortest) = (original / low, original / high);
+fn llama3(freqs: Vec<f32>, factor: f64, low: f64, high: f64, original: f64) -> Vec<f32> {
+    let (longest, shortest) = ((original / low) as f32, (original / high) as f32);
+    let (factor, span) = (factor as f32, (high - low) as f32);
     freqs
         .into_iter()
         .map(|f| {
-            let wave = 2.0 * PI * f;
+            let wave = (2.0 * PI) as f32 * f;
             if wave > longest {
                 f * factor
             } else if wave > shortest {
-                let smooth = (original / wave - low) / (high - low);
+                let smooth = (original as f32 / wave - low as f32) / span;
                 f / ((1.0 - smooth) / factor + smooth)
             } else {
                 f
@@ -172,7 +171,7 @@ fn llama3(freqs: Vec<f64>, factor: f64, low: f64, high: f64, original: f64) -> V
 }
 
 /// Interpolation of slow dimensions only (YaRN, Peng et al. 2023).
-fn yarn(freqs: Vec<f64>, spec: &blueprint::Rope, factor: f64, original: f64, fast: f64, slow: f64) -> Vec<f64> {
+fn yarn(freqs: Vec<f32>, spec: &blueprint::Rope, factor: f64, original: f64, fast: f64, slow: f64) -> Vec<f32> {
     let dims = spec.dims as f64;
     let dim_of = |rotations: f64| dims * (original / (rotations * 2.0 * PI)).ln() / (2.0 * spec.base.ln());
     let low = dim_of(fast).floor().max(0.0);
@@ -180,13 +179,14 @@ fn yarn(freqs: Vec<f64>, spec: &blueprint::Rope, factor: f64, original: f64, fas
     if low == high {
         high += 0.001;
     }
+    let (low, span) = (low as f32, (high - low) as f32);
     freqs
         .into_iter()
         .enumerate()
         .map(|(i, extra)| {
-            let keep = 1.0 - ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
-            let inter = factor * extra;
-            inter * extra / (inter * keep + extra * (1.0 - keep))
+            let keep = 1.0 - ((i as f32 - low) / span).clamp(0.0, 1.0);
+            let inter = factor as f32 * extra;
+            (inter * extra) / (inter * keep + extra * (1.0 - keep))
         })
         .collect()
 }

@@ -76,6 +76,9 @@ fn compare(what: &str, got: &[f32], want: &[f32], tol: f32) -> Result<(), String
         let d = if g == w { 0.0 } else { (g - w).abs() };
         if d > m.0 || d.is_nan() { (if d.is_nan() { f32::INFINITY } else { d }, g, w) } else { m }
     });
+    if std::env::var_os("GOLDENS_TRACE").is_some() {
+        println!("{what}: off by {:.2e} of {tol:.1e}", worst.0);
+    }
     if worst.0 <= tol {
         Ok(())
     } else {
