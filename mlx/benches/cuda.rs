@@ -230,16 +230,21 @@ fn recurrences() {
         });
         // rwkv7 of 2,560 channels
         let (h, k) = (40, 64);
-        let (r, by) = (normal(&[1, tokens, h, k]), normal(&[h, k]));
+        let (r, by) = (normal(&[1, tokens, h * k]), normal(&[h, k]));
         recurrent(&format!("rwkv7 40x64x64, {tokens}"), [1, h, k, k], |join, s| {
             let x = &r + join;
+            let x = fast::Columns::new(&x, 0, k);
             let layer = fast::WkvLayer {
-                r: &x,
-                k: &x,
-                v: &x,
-                rate: &x,
-                decay: &x,
-                gate: &x,
+                heads: h,
+                key_dim: k,
+                value_dim: k,
+                r: x,
+                k: x,
+                v: x,
+                rate: x,
+                decay: x,
+                gate: x,
+                first: Some((x, x)),
                 k_k: &by,
                 k_a: &by,
                 r_k: &by,
@@ -260,6 +265,60 @@ fn recurrences() {
             let rule = fast::Rule::Delta { beta: &beta };
             fast::linear_scan(&fast::LinearScan { q: &q, k: &k, v: &q, g: &g, rule }, Some(s.clone()))
         });
+    }
+}
+
+/// The projections of a layer of rwkv7 (2,048 channels) in two launches, one layer after the other.
+fn products() {
+    let (bf, d, layers) = (Dtype::Bfloat16, 2048, 24usize);
+    let normal = |shape: &[i32]| mx::random::normal(shape, bf, 0.0, 0.02, None);
+    let shapes = [(d, d), (d, d), (d, d), (96, d), (256, d), (96, d), (64, d), (d, 96), (d, 256), (d, 96), (d, 64)];
+    for shared in [false, true] {
+        let weights: Vec<Vec<Array>> = (0..layers)
+            .map(|_| {
+                let all: Vec<Array> = shapes.iter().map(|&(n, k)| normal(&[n, k])).collect();
+                mx::eval(&all).unwrap();
+                let joined = if shared { fast::share_buffer(&all.iter().collect::<Vec<_>>()).unwrap() } else { None };
+                joined.unwrap_or(all)
+            })
+            .collect();
+        let (x, by) = (normal(&[1, 1, d]), normal(&[d]));
+        mx::eval([&x, &by]).unwrap();
+        let run = |plain: bool| {
+            time(layers, || {
+                let mut y = x.clone();
+                for w in &weights {
+                    let product = |x, at, toward, w| fast::Product {
+                        x: fast::Columns::new(x, at, 0),
+                        toward,
+                        weight: Matrix::dense(w),
+                        after: fast::After::Same,
+                    };
+                    let all: Vec<_> = w[..7].iter().map(|w| product(&y, 0, Some((&x, &by)), w)).collect();
+                    if plain {
+                        let down: Vec<Array> = all.iter().map(fast::product_plain).collect();
+                        let up =
+                            w[7..].iter().zip(&down[3..]).map(|(w, x)| fast::product_plain(&product(x, 0, None, w)));
+                        y = up.fold(&down[0] + &down[1] + &down[2], |y, u| y + u);
+                        continue;
+                    }
+                    let down = fast::products_fused(&all).expect("a kernel");
+                    let ups: Vec<_> =
+                        w[7..].iter().zip(&down[3..]).map(|(w, (x, at))| product(x, *at, None, w)).collect();
+                    let up = fast::products_fused(&ups).expect("a kernel");
+                    y = up[3].0.slice_axis(-1, 0..d);
+                }
+                y
+            })
+        };
+        let bytes: usize = weights[0].iter().map(Array::nbytes).sum();
+        let (ours, theirs) = (run(false), run(true));
+        println!(
+            "rwkv7 products, shared {shared} {:>7.2} us {:>5.0} GB/s   MLX {:>7.2} us",
+            ours * 1e6,
+            bytes as f64 / ours / 1e9,
+            theirs * 1e6
+        );
     }
 }
 
@@ -341,6 +400,9 @@ fn main() {
     }
     if wanted("recurrent") {
         recurrences();
+    }
+    if wanted("products") {
+        products();
     }
     if wanted("latent") {
         for keys in [512, 2048, 8192, 32768] {

@@ -11,8 +11,12 @@ mod decode;
 mod latent;
 #[path = "fused_/linear.rs"]
 mod linear;
+#[path = "fused_/low_rank.rs"]
+mod low_rank;
 #[path = "fused_/packed.rs"]
 mod packed;
+#[path = "fused_/products.rs"]
+mod products;
 #[path = "fused_/recurrent.rs"]
 mod recurrent;
 #[path = "fused_/rope.rs"]

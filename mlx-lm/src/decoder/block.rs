@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::blueprint::{Branch as BranchSpec, BranchPart, Layer, LayerBody};
 use crate::cache::Cache;
-use crate::parts::{Around, Block, Ffn, Mixer, Norm, Registry, Step};
+use crate::parts::{Around, Block, Ffn, Mixer, Norm, Onto, Registry, Step};
 use crate::weights::Leaves;
 use mlx::nn::module::{LayerMut, Param, Path};
 use mlx::nn::{Leaf, Module};
@@ -145,12 +145,25 @@ impl Branch {
     }
 
     /// x + this branch in few kernels, for one token per row, where branch and backend allow it.
-    fn fused(&self, x: &Array, cache: &mut dyn Cache, many: bool, next: [Option<&Array>; 2]) -> Option<Array> {
+    fn fused(
+        &self,
+        x: &Array,
+        step: &Step,
+        cache: &mut dyn Cache,
+        many: bool,
+        next: [Option<&Array>; 2],
+    ) -> Option<Array> {
         let residual = self.post_norm.is_none()
             && self.gain.is_none()
             && self.scale == 1.0
             && !(self.clip_f16 && x.dtype() == Dtype::Float16);
-        let (weight, eps) = self.norm.as_ref().filter(|_| !many)?.rms()?;
+        let norm = self.norm.as_ref().filter(|_| !many)?;
+        let Some((weight, eps)) = norm.rms() else {
+            return match &*self.sublayer {
+                Sublayer::Mixer(m) if residual => m.onto(&norm.forward(x), Onto { x, next }, step, cache),
+                _ => None,
+            };
+        };
         let around = Around { residual, norm: (&weight, eps), next };
         let y = match &*self.sublayer {
             Sublayer::Mixer(m) => m.fused(x, &around, cache),
@@ -220,7 +233,7 @@ impl Block for Residual {
                     Some(b) => b.first_weights(),
                     None => [after[0].as_ref(), after[1].as_ref()],
                 };
-                if let Some(y) = fuse.then(|| b.fused(&x, cache, many, next())).flatten() {
+                if let Some(y) = fuse.then(|| b.fused(&x, step, cache, many, next())).flatten() {
                     x = y;
                     continue;
                 }

@@ -36,11 +36,17 @@ pub(super) fn build(s: &blueprint::Mlp, leaves: &Leaves) -> Result<Mlp> {
 impl Ffn for Mlp {
     fn forward(&self, x: &Array, _: &Step) -> Array {
         let act = self.spec.activation;
-        let up = self.up_proj.forward(x);
-        let inner = match (&self.gate_proj, &self.spec.names) {
+        let (gate, up) = match &self.gate_proj {
+            Some(gate) => {
+                let [gate, up] = Linear::forward_all([gate, &self.up_proj], x);
+                (Some(gate), up)
+            }
+            None => (None, self.up_proj.forward(x)),
+        };
+        let inner = match (&gate, &self.spec.names) {
             (Some(gate), _) => match self.spec.limit {
-                Some(clip) => activation::clipped(act, &gate.forward(x), &up, clip),
-                None => activation::gated(act, &gate.forward(x), &up),
+                Some(clip) => activation::clipped(act, gate, &up, clip),
+                None => activation::gated(act, gate, &up),
             },
             (None, MlpNames::FusedGated { .. }) => {
                 let halves = up.split(2, -1);

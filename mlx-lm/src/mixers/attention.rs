@@ -154,7 +154,8 @@ impl Attention {
     fn project(&self, x: &Array) -> (Array, Array, Array) {
         let s = &self.spec;
         if let (Some(q), Some(k), Some(v)) = (&self.q_proj, &self.k_proj, &self.v_proj) {
-            return (q.forward(x), k.forward(x), v.forward(x));
+            let [q, k, v] = Linear::forward_all([q, k, v], x);
+            return (q, k, v);
         }
         if let (Some(q), Some(k)) = (&self.q_proj, &self.k_proj) {
             let k = k.forward(x);

@@ -2,12 +2,12 @@
 
 use super::Mixer;
 use crate::Result;
-use crate::blueprint::{self, UnitNorm};
+use crate::blueprint::{self, Activation, UnitNorm};
 use crate::cache::{Cache, Slots};
 use crate::ffn::activation;
-use crate::parts::Step;
+use crate::parts::{Onto, Step};
 use crate::weights::Leaves;
-use mlx::fast::{self, LinearScan, Rule, UnitLength, WkvLayer, linear_scan};
+use mlx::fast::{self, After, Columns, LinearScan, Product, Rule, UnitLength, WkvLayer, linear_scan};
 use mlx::nn::{Leaf, Linear, Module, Param};
 use mlx::{self as mx, Array, Dtype};
 
@@ -86,7 +86,7 @@ pub(super) fn build(s: &blueprint::Rwkv7, leaves: &Leaves) -> Result<Rwkv7> {
     let mix = |name: &str| leaves.param(name, &[1, 1, d]);
     let per_head = |name: &str, width: i32| leaves.param(name, &[s.heads, width / s.heads]);
     let low_rank = |name: &str, rank: i32, out: i32, bias: bool| LowRank::load(leaves, name, [d, rank, out], bias);
-    Ok(Rwkv7 {
+    let mut all = Rwkv7 {
         x_r: mix("x_r")?,
         x_w: mix("x_w")?,
         x_k: mix("x_k")?,
@@ -107,7 +107,24 @@ pub(super) fn build(s: &blueprint::Rwkv7, leaves: &Leaves) -> Result<Rwkv7> {
         norm_weight: per_head("g_norm.weight", v)?,
         norm_bias: per_head("g_norm.bias", v)?,
         spec: s.clone(),
-    })
+    };
+    leaves.in_one_buffer(&mut all)?;
+    Ok(all)
+}
+
+/// A product of [`fast::products_fused`], if it has no adapter.
+fn product<'a>(
+    x: Columns<'a>,
+    toward: Option<(&'a Array, &'a Array)>,
+    linear: &'a Linear,
+    after: After,
+) -> Option<Product<'a>> {
+    Some(Product { x, toward, weight: linear.matrix()?, after })
+}
+
+/// Heads of this width that [`fast::products_fused`] gave.
+fn columns((x, at): &(Array, i32), width: i32) -> Columns<'_> {
+    Columns::new(x, *at, width)
 }
 
 fn unit(x: &Array, how: UnitNorm) -> Array {
@@ -136,17 +153,22 @@ impl Rwkv7 {
         &v + (first - &v) * share
     }
 
-    /// The recurrence with what surrounds it in one kernel: heads [B, L, H, V], normed and gated; `None` where there is
-    /// none. `rate` and `decay` are logits.
-    fn fused_rule(&self, [r, k, v, rate, decay]: [&Array; 5], gate: &Array, slots: &mut Slots) -> Option<Array> {
-        let s = &self.spec;
+    /// The recurrence with what surrounds it in one kernel: heads [B, L, H V], normed and gated; `None` where there is none.
+    /// r, k, v, rate, decay and gate, of which rate and decay are logits; the first layer's values with the logits of how
+    /// far v goes to them.
+    fn fused_rule(&self, parts: [Columns; 6], first: Option<(Columns, Columns)>, slots: &mut Slots) -> Option<Array> {
+        let (s, [r, k, v, rate, decay, gate]) = (&self.spec, parts);
         let layer = WkvLayer {
+            heads: s.heads,
+            key_dim: s.hidden / s.heads,
+            value_dim: s.values / s.heads,
             r,
             k,
             v,
             rate,
             decay,
             gate,
+            first,
             k_k: self.k_k.value(),
             k_a: self.k_a.value(),
             r_k: self.r_k.value(),
@@ -158,7 +180,47 @@ impl Rwkv7 {
         };
         let (o, state) = fast::wkv_fused(&layer, slots.get(1))?;
         slots.set(1, state);
-        slots.advance(r.dim(1));
+        slots.advance(r.x.dim(1));
+        Some(o)
+    }
+
+    /// What the heads of one token per row give [B, 1, H V], in three kernels: all that x is projected to, what the narrow
+    /// ones are widened to, the recurrence. `None` where there are none; slots are then as they were.
+    fn few(&self, x: &Array, step: &Step, slots: &mut Slots) -> Option<Array> {
+        let s = &self.spec;
+        let before = slots.get(0).filter(|_| fast::has_layer_kernels() && x.dim(1) == 1)?;
+        let low = [Some(&self.a_lora), Some(&self.g_lora), Some(&self.w_lora), self.v_lora.as_ref()];
+        let inward = [
+            Some((&self.x_r, &self.r_proj, After::Same)),
+            Some((&self.x_k, &self.k_proj, After::Same)),
+            Some((&self.x_v, &self.v_proj, After::Same)),
+            Some((&self.x_a, &self.a_lora.down, After::Same)),
+            Some((&self.x_g, &self.g_lora.down, After::Sigmoid)),
+            Some((&self.x_w, &self.w_lora.down, After::Tanh)),
+            self.v_lora.as_ref().map(|v| (&self.x_v, &v.down, After::Same)),
+        ];
+        let whole = Columns::new(x, 0, 0);
+        let inward = inward.into_iter().flatten();
+        let inward = inward.map(|(by, l, after)| product(whole, Some((before, by.value())), l, after));
+        let narrow = fast::products_fused(&inward.collect::<Option<Vec<_>>>()?)?;
+        let ups =
+            low.into_iter().flatten().zip(&narrow[3..]).map(|(l, x)| product(columns(x, 0), None, &l.up, After::Same));
+        let wide = fast::products_fused(&ups.collect::<Option<Vec<_>>>()?)?;
+
+        let (k, v) = (s.hidden / s.heads, s.values / s.heads);
+        let first = match wide.get(3) {
+            None => None,
+            Some(share) => Some((step.get(FIRST_VALUES)?, share)),
+        };
+        let mix = first.as_ref().map(|(first, share)| (Columns::new(first, 0, v), columns(share, v)));
+        let [r, key, value] = [(&narrow[0], k), (&narrow[1], k), (&narrow[2], v)].map(|(x, width)| columns(x, width));
+        let [rate, gate, decay] = [(&wide[0], k), (&wide[1], v), (&wide[2], k)].map(|(x, width)| columns(x, width));
+        let o = self.fused_rule([r, key, value, rate, decay, gate], mix, slots)?;
+        if first.is_none() {
+            let (v, at) = &narrow[2];
+            step.put(FIRST_VALUES, mx::contiguous(&v.slice_axis(-1, *at..*at + s.values)));
+        }
+        slots.set(0, x.clone());
         Some(o)
     }
 }
@@ -168,6 +230,9 @@ impl Mixer for Rwkv7 {
         let s = &self.spec;
         let [b, l, _] = x.dims();
         let slots = cache.slots();
+        if let Some(o) = self.few(x, step, slots) {
+            return self.o_proj.forward(&o);
+        }
         let by = [&self.x_r, &self.x_k, &self.x_v, &self.x_a, &self.x_g, &self.x_w].map(|p| p.value());
         let mixed = mixed(x, slots, 0, &by);
         let heads = |a: Array| a.reshape([b, l, s.heads, -1]);
@@ -179,9 +244,12 @@ impl Mixer for Rwkv7 {
         let gate = self.g_lora.forward(&mixed[4], Array::sigmoid);
         let decay = heads(self.w_lora.forward(&mixed[5], Array::tanh));
 
-        let parts = [&r, &k, &v, &rate, &decay];
-        if let Some(o) = self.fused_rule(parts, &heads(gate.clone()), slots) {
-            return self.o_proj.forward(&o.reshape([b, l, -1]));
+        if fast::has_layer_kernels() {
+            let flat = [&r, &k, &v, &rate, &decay].map(|a| a.flatten(-2, -1));
+            let parts = [&flat[0], &flat[1], &flat[2], &flat[3], &flat[4], &gate];
+            if let Some(o) = self.fused_rule(parts.map(|a| Columns::new(a, 0, a.dim(2) / s.heads)), None, slots) {
+                return self.o_proj.forward(&o);
+            }
         }
         let (rate, decay) = (rate.sigmoid(), decay.astype(Dtype::Float32).sigmoid());
         let removed = unit(&(&k * self.k_k.value()), s.unit);
@@ -197,6 +265,15 @@ impl Mixer for Rwkv7 {
         let o = o * self.norm_weight.value() + self.norm_bias.value();
         let bonus = (r * k * self.r_k.value()).sum_keepdims(-1) * v;
         self.o_proj.forward(&((o + bonus).reshape([b, l, -1]) * gate))
+    }
+
+    fn onto(&self, x: &Array, onto: Onto<'_>, step: &Step, cache: &mut dyn Cache) -> Option<Array> {
+        let o_proj = self.o_proj.matrix()?;
+        Some(fast::linear(&self.few(x, step, cache.slots())?, &[o_proj], onto.after()))
+    }
+
+    fn first_weights(&self) -> [Option<&Array>; 2] {
+        [Some(self.r_proj.weight()), None]
     }
 }
 
@@ -256,17 +333,36 @@ pub struct ChannelMix {
 }
 
 pub(super) fn build_channel_mix(s: &blueprint::ChannelMix, leaves: &Leaves) -> Result<ChannelMix> {
-    Ok(ChannelMix {
+    let mut all = ChannelMix {
         x_k: leaves.param("x_k", &[s.hidden])?,
         key: leaves.linear("key", s.hidden, s.inner, false)?,
         value: leaves.linear("value", s.inner, s.hidden, false)?,
         spec: s.clone(),
-    })
+    };
+    leaves.in_one_buffer(&mut all)?;
+    Ok(all)
 }
 
 impl Mixer for ChannelMix {
     fn forward(&self, x: &Array, _: &Step, cache: &mut dyn Cache) -> Array {
         let mixed = mixed(x, cache.slots(), self.spec.slot, &[self.x_k.value()]);
         self.value.forward(&activation::apply(self.spec.activation, &self.key.forward(&mixed[0])))
+    }
+
+    fn onto(&self, x: &Array, onto: Onto<'_>, _: &Step, cache: &mut dyn Cache) -> Option<Array> {
+        let s = &self.spec;
+        if !fast::has_layer_kernels() || s.activation != Activation::Relu2 {
+            return None;
+        }
+        let (value, slots) = (self.value.matrix()?, cache.slots());
+        let toward = Some((slots.get(s.slot)?, self.x_k.value()));
+        let key = product(Columns::new(x, 0, 0), toward, &self.key, After::SquaredRelu)?;
+        let inner = fast::products_fused(&[key])?;
+        slots.set(s.slot, x.clone());
+        Some(fast::linear(&inner[0].0, &[value], onto.after()))
+    }
+
+    fn first_weights(&self) -> [Option<&Array>; 2] {
+        [Some(self.key.weight()), None]
     }
 }

@@ -9,7 +9,7 @@ mod step;
 pub use norm::Norm;
 pub use registry::Registry;
 pub(crate) use step::Left;
-pub use step::{Around, SharedKv, Step};
+pub use step::{Around, Onto, SharedKv, Step};
 
 use crate::cache::Cache;
 use mlx::Array;
@@ -22,6 +22,12 @@ pub trait Mixer: Module {
     /// `forward(rms_norm(x))` of one token per row, and x where [`Around`] asks for it, in few kernels; `None` where there
     /// are none for this mixer. The cache is then untouched.
     fn fused(&self, _x: &Array, _around: &Around<'_>, _cache: &mut dyn Cache) -> Option<Array> {
+        None
+    }
+
+    /// `onto.x + forward(x)` of one token per row in few kernels, where x is normed already; `None` where there are none for
+    /// this mixer. The cache is then untouched.
+    fn onto(&self, _x: &Array, _onto: Onto<'_>, _step: &Step, _cache: &mut dyn Cache) -> Option<Array> {
         None
     }
 

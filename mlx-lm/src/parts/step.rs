@@ -24,6 +24,21 @@ impl<'a> Around<'a> {
     }
 }
 
+/// What a branch is added to, and the weights that the next one reads first.
+#[derive(Debug, Clone, Copy)]
+pub struct Onto<'a> {
+    /// [B, 1, D]
+    pub x: &'a Array,
+    pub next: [Option<&'a Array>; 2],
+}
+
+impl<'a> Onto<'a> {
+    /// What follows the last product of the branch.
+    pub fn after(&self) -> Fused<'a> {
+        Fused { residual: Some(self.x), next: self.next, ..Default::default() }
+    }
+}
+
 /// Keys and values [B, Hkv, T, D] that a layer leaves for later layers of the same pass, with how queries see them.
 #[derive(Debug, Clone)]
 pub struct SharedKv {

@@ -3,7 +3,7 @@
 use super::{Jang, RandomWeights, Tensors};
 use crate::config::{QuantConfig, QuantMode};
 use crate::{Error, Result};
-use mlx::nn::{Embedding, Leaf, Linear, Param, Rotation, SwitchLinear};
+use mlx::nn::{Embedding, Leaf, Linear, Module, Param, Path, Rotation, SwitchLinear};
 use mlx::{Array, Dtype, Quant};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -309,6 +309,23 @@ impl Leaves {
         }
         let quant = Quant { group_size, bits, mode: mode(by_shape) };
         if quant.is_valid() { Ok(quant) } else { fail(format!("{quant:?} is not supported")) }
+    }
+
+    /// Puts all weights of a part into one buffer where kernels gain by it (`mlx::fast::share_buffer`).
+    ///
+    /// # Errors
+    /// A weight cannot be read.
+    pub fn in_one_buffer(&self, part: &mut dyn Module) -> Result<()> {
+        if self.is_outline() || !mlx::fast::has_layer_kernels() {
+            return Ok(());
+        }
+        let mut all = Vec::new();
+        part.visit(&mut Path::new(), &mut |_, p| all.push(p.value().clone()));
+        if let Some(shared) = mlx::fast::share_buffer(&all.iter().collect::<Vec<_>>())? {
+            let mut shared = shared.into_iter();
+            part.visit_mut(&mut Path::new(), &mut |_, p| p.set(shared.next().unwrap_or_else(|| p.value().clone())));
+        }
+        Ok(())
     }
 
     /// Whether stand-ins are taken in place of the weights.

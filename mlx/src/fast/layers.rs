@@ -19,7 +19,7 @@ impl<'a> Columns<'a> {
     pub fn new(x: &'a Array, at: i32, width: i32) -> Self {
         Columns { x, at, stride: width }
     }
-    fn fits(&self, like: &Array, heads: i32, width: i32) -> bool {
+    pub(super) fn fits(&self, like: &Array, heads: i32, width: i32) -> bool {
         self.x.ndim() == 3
             && self.x.shape()[..2] == like.shape()[..2]
             && self.x.dtype() == like.dtype()
@@ -235,16 +235,21 @@ pub enum UnitLength {
     Root(f32),
 }
 
-/// RWKV-7's time mixing behind its projections: r, k, `rate` (logits of a) and `decay` (logits) are `[B, L, H, K]`, v and
-/// `gate` `[B, L, H, V]`; `k_k`, `k_a`, `r_k` `[H, K]`, the norm's weight and bias `[H, V]`.
+/// RWKV-7's time mixing behind its projections: heads of r, k, `rate` (logits of a) and `decay` (logits) have `key_dim`
+/// numbers, those of v and `gate` `value_dim`; `k_k`, `k_a`, `r_k` are `[H, K]`, the norm's weight and bias `[H, V]`.
 #[derive(Debug, Clone, Copy)]
 pub struct WkvLayer<'a> {
-    pub r: &'a Array,
-    pub k: &'a Array,
-    pub v: &'a Array,
-    pub rate: &'a Array,
-    pub decay: &'a Array,
-    pub gate: &'a Array,
+    pub heads: i32,
+    pub key_dim: i32,
+    pub value_dim: i32,
+    pub r: Columns<'a>,
+    pub k: Columns<'a>,
+    pub v: Columns<'a>,
+    pub rate: Columns<'a>,
+    pub decay: Columns<'a>,
+    pub gate: Columns<'a>,
+    /// The first layer's values, and the logits of how far v goes to them.
+    pub first: Option<(Columns<'a>, Columns<'a>)>,
     pub k_k: &'a Array,
     pub k_a: &'a Array,
     pub r_k: &'a Array,
@@ -252,23 +257,24 @@ pub struct WkvLayer<'a> {
     pub unit: UnitLength,
 }
 
-/// The layer's heads `[B, L, H, V]` and the state `[B, H, V, K]` behind one like it.
+/// The layer's heads `[B, L, H V]` and the state `[B, H, V, K]` behind one like it.
 pub fn wkv_fused(i: &WkvLayer<'_>, state: Option<&Array>) -> Option<(Array, Array)> {
     let gpu = cuda::current_gpu()?;
-    let (&[b, l, h, k], &[_, _, _, v]) = (i.r.shape(), i.v.shape()) else { return None };
-    let (keys, values) = ([i.r, i.k, i.rate, i.decay], [i.v, i.gate]);
+    let (x, [h, k, v]) = (i.r.x, [i.heads, i.key_dim, i.value_dim]);
+    if !is_usable(x) || h <= 0 || k <= 0 || k % 4 != 0 || v <= 0 {
+        return None;
+    }
     let (by_key, by_value) = ([i.k_k, i.k_a, i.r_k], [i.norm.0, i.norm.1]);
-    let all = || keys.into_iter().chain(values).chain(by_key).chain(by_value);
-    let fits = i.r.size() > 0
-        && cuda::is_half(i.r.dtype())
-        && k % 4 == 0
-        && keys.iter().all(|a| a.shape() == [b, l, h, k])
-        && values.iter().all(|a| a.shape() == [b, l, h, v])
-        && by_key.iter().all(|a| a.shape() == [h, k])
-        && by_value.iter().all(|a| a.shape() == [h, v])
-        && all().all(|a| a.dtype() == i.r.dtype())
-        && state.is_none_or(|s| s.shape() == [b, h, v, k] && s.dtype() == Dtype::Float32);
-    (fits && untraced(all().chain(state))).then(|| layers::wkv(gpu, i, state))?
+    let (keys, values) = ([i.r, i.k, i.rate, i.decay], [i.v, i.gate]);
+    let values = || values.into_iter().chain(i.first.into_iter().flat_map(|(first, share)| [first, share]));
+    let parameter = |a: &Array, n: i32| a.shape() == [h, n] && a.dtype() == x.dtype();
+    let fits = keys.iter().all(|c| c.fits(x, h, k))
+        && values().all(|c| c.fits(x, h, v))
+        && by_key.iter().all(|a| parameter(a, k))
+        && by_value.iter().all(|a| parameter(a, v))
+        && state.is_none_or(|s| s.shape() == [x.dim(0), h, v, k] && s.dtype() == Dtype::Float32);
+    let arrays = || keys.into_iter().chain(values()).map(|c| c.x).chain(by_key).chain(by_value).chain(state);
+    (fits && untraced(arrays())).then(|| layers::wkv(gpu, i, state))?
 }
 
 /// Tokens x `[B, L, D]` on their way to their predecessors: `x + (previous - x) by` for each of `by` (D numbers), and the

@@ -44,11 +44,11 @@ impl<'a> Matrix<'a> {
     pub fn outputs(&self) -> i32 {
         self.weight.dim(-2)
     }
-    fn is_traced(&self) -> bool {
+    pub(super) fn is_traced(&self) -> bool {
         [Some(self.weight), self.scales, self.biases, self.bias].into_iter().flatten().any(is_traced)
     }
     /// Whether the parts belong together; MLX checks the plain form, the kernels rely on this.
-    fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         let Some(q) = self.quant else { return self.scales.is_none() && self.biases.is_none() };
         let (w, n) = (self.weight, self.weight.ndim());
         let groups = |a: &Array| a.ndim() == n && a.shape()[..n - 1] == w.shape()[..n - 1];
@@ -231,18 +231,48 @@ fn halves(y: &Array, gate: Gate) -> Array {
     }
 }
 
-/// x @ w.T, on CUDA in dense form where MLX's quantised kernel is slow.
+/// x @ w.T, on CUDA in dense form where MLX's quantised kernel is slow. Not for derivatives: dense forms of all layers
+/// would lie in memory at once.
 #[track_caller]
 fn product(x: &Array, w: &Matrix<'_>) -> Array {
-    let (Some(q), Some(scales)) = (w.quant, w.scales) else {
-        return crate::cpu::linear(x, w.weight).unwrap_or_else(|| x.matmul(&w.weight.swapaxes(-1, -2)));
-    };
     let rows: i32 = x.shape()[..x.ndim().saturating_sub(1)].iter().product();
-    if rows >= MANY_ROWS && cuda::is_half(x.dtype()) && cuda::current_gpu().is_some() && !is_traced(x) {
-        let dense = dequantize(w.weight, scales, w.biases, q, Some(x.dtype()));
-        return x.matmul(&dense.swapaxes(-1, -2));
+    let many = rows >= MANY_ROWS && cuda::is_half(x.dtype()) && cuda::current_gpu().is_some() && !is_traced(x);
+    match (w.quant, w.scales) {
+        (Some(q), Some(scales)) if many => {
+            let dense = dequantize(w.weight, scales, w.biases, q, Some(x.dtype()));
+            x.matmul(&dense.swapaxes(-1, -2))
+        }
+        _ => product_packed(x, w),
     }
-    quantized_matmul(x, w.weight, scales, w.biases, true, q)
+}
+
+/// As [`product`], with a packed weight as it is.
+#[track_caller]
+pub(super) fn product_packed(x: &Array, w: &Matrix<'_>) -> Array {
+    match (w.quant, w.scales) {
+        (Some(q), Some(scales)) => quantized_matmul(x, w.weight, scales, w.biases, true, q),
+        _ => cpu::linear(x, w.weight).unwrap_or_else(|| x.matmul(&w.weight.swapaxes(-1, -2))),
+    }
+}
+
+/// The gradient of x of this type, dy @ w, plus `sum`.
+#[track_caller]
+pub(super) fn product_back(dy: &Array, w: &Matrix<'_>, dtype: Dtype, sum: Option<&Array>) -> Array {
+    let dx = match (w.quant, w.scales) {
+        (Some(q), Some(s)) => quantized_matmul(dy, w.weight, s, w.biases, false, q).astype(dtype),
+        // the CPU's BLAS knows no 16-bit products
+        _ if cpu::is_current() && dtype.size() < 4 => {
+            dy.astype(Dtype::Float32).matmul(&w.weight.astype(Dtype::Float32)).astype(dtype)
+        }
+        _ if dy.dtype() == dtype && w.weight.dtype() == dtype => {
+            return match sum {
+                Some(sum) => crate::addmm(sum, dy, w.weight, 1.0, 1.0),
+                None => dy.matmul(w.weight),
+            };
+        }
+        _ => dy.matmul(w.weight).astype(dtype),
+    };
+    sum.map_or(dx.clone(), |sum| sum + dx)
 }
 
 /// Rows of an embedding table [V, K] times `scale`, in the dtype of the table or its scales: ids [...] (uint32) ->

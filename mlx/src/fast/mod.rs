@@ -10,7 +10,9 @@ mod kernel;
 mod latent;
 mod layers;
 mod linear;
+mod low_rank;
 mod pages;
+mod products;
 mod recurrent;
 
 pub(crate) use adam::{AdamStep, adam_fused};
@@ -27,6 +29,8 @@ pub use layers::{
     gated_norm_fused, space_fused, token_mix_fused, wkv_fused,
 };
 pub use linear::{Fused, Layer, Matrix, embed_fused, expert_linear, linear, linear_pair, linear_plain};
+pub(crate) use low_rank::{LowRank, low_rank_linear};
+pub use products::{After, Product, product_plain, products_fused};
 pub use recurrent::{LinearScan, Rule, SelectiveScan, linear_scan, selective_scan, short_conv, slot_scan};
 
 pub use crate::cpu::Gate;

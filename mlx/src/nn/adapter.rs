@@ -39,6 +39,11 @@ impl Adapter {
         self.training = on;
     }
 
+    /// Whether inputs of the update are dropped at present.
+    pub(super) fn drops(&self) -> bool {
+        self.training && self.dropout > 0.0
+    }
+
     pub(super) fn drop_some(&self, x: &Array) -> Array {
         if self.training { super::dropout::dropout(x, self.dropout.into(), x.shape()) } else { x.clone() }
     }

@@ -5,7 +5,7 @@ use super::module::{LayerMut, Module, Param, Path};
 use super::rotation::Rotation;
 use super::weight::Weight;
 use crate::error::refuse;
-use crate::fast::{self, Fused, Matrix};
+use crate::fast::{self, Fused, LowRank, Matrix};
 use crate::{Array, Dtype, Quant, addmm, random};
 
 /// y = x W.T + b (`nn.Linear`, `nn.QuantizedLinear`, mlx-lm's `LoRALinear` and `DoRALinear`).
@@ -59,12 +59,20 @@ impl Linear {
     pub fn forward(&self, x: &Array) -> Array {
         match &self.adapter {
             None => self.base(x),
-            Some(a) if a.m.is_none() => {
-                let y = self.base(x);
-                y + a.delta(x, x)
-            }
-            Some(a) => self.dora(a, x),
+            Some(a) if a.m.is_some() => self.dora(a, x),
+            Some(a) => match adapted(x, &[self]) {
+                Some(mut y) => y.swap_remove(0),
+                None => self.base(x) + a.delta(x, x),
+            },
         }
+    }
+
+    /// Products of x with each layer, as [`forward`](Self::forward) of one after the other: layers with adapters of one
+    /// rank are computed, and differentiated, together.
+    #[track_caller]
+    pub fn forward_all<const N: usize>(layers: [&Linear; N], x: &Array) -> [Array; N] {
+        let together = adapted(x, &layers).and_then(|y| y.try_into().ok());
+        together.unwrap_or_else(|| layers.map(|l| l.forward(x)))
     }
 
     #[track_caller]
@@ -230,6 +238,21 @@ impl Linear {
             self.weight.quantize(q);
         }
     }
+}
+
+/// Layers that all have LoRA of one rank, scale and no dropout, over weights that `fast` takes and nobody differentiates.
+#[track_caller]
+fn adapted(x: &Array, layers: &[&Linear]) -> Option<Vec<Array>> {
+    let first = layers.first()?.adapter.as_ref()?;
+    let fits = |a: &&Adapter| a.m.is_none() && !a.drops() && a.scale == first.scale;
+    let mut parts = Vec::with_capacity(layers.len());
+    for l in layers {
+        let a = l.adapter.as_ref().filter(fits)?;
+        parts.push(LowRank { weight: l.weight.matrix()?, a: &a.lora_a, b: &a.lora_b });
+    }
+    let y = fast::low_rank_linear(x, &parts, first.scale)?;
+    let with_bias = |(y, l): (Array, &&Linear)| l.bias.as_ref().map_or(y.clone(), |b| y + b.value());
+    Some(y.into_iter().zip(layers).map(with_bias).collect())
 }
 
 impl Module for Linear {

@@ -452,19 +452,27 @@ fn rwkv7_layers_equal_a_loop() {
         (1, 5, 3, 32, 40, UnitLength::Root(1e-6), true),
         (3, 70, 1, 64, 64, UnitLength::AtLeast(0.5), true),
     ] {
-        let of = |n: i32, scale: f32| normal(&[b, l, h, n], BF, scale);
+        let of = |n: i32, scale: f32| normal(&[b, l, h * n], BF, scale);
         let (r, key, rate, decay) = (of(k, 1.0), of(k, 0.5), of(k, 1.0), of(k, 1.0));
+        // values and their gate side by side
         let (value, gate) = (of(v, 1.0), of(v, 1.0));
+        let both = mx::concatenate(&[&value, &gate], -1);
+        let (first, share) = (of(v, 1.0), of(v, 1.0));
+        let mixed = (!fresh).then(|| (Columns::new(&first, 0, v), Columns::new(&share, 0, v)));
         let (k_k, k_a, r_k) = (normal(&[h, k], BF, 1.0), normal(&[h, k], BF, 1.0), normal(&[h, k], BF, 0.1));
         let (weight, bias) = (normal(&[h, v], BF, 1.0), normal(&[h, v], BF, 1.0));
         let state = normal(&[b, h, v, k], F32, 0.2);
         let layer = WkvLayer {
-            r: &r,
-            k: &key,
-            v: &value,
-            rate: &rate,
-            decay: &decay,
-            gate: &gate,
+            heads: h,
+            key_dim: k,
+            value_dim: v,
+            r: Columns::new(&r, 0, k),
+            k: Columns::new(&key, 0, k),
+            v: Columns::new(&both, 0, v),
+            rate: Columns::new(&rate, 0, k),
+            decay: Columns::new(&decay, 0, k),
+            gate: Columns::new(&both, h * v, v),
+            first: mixed,
             k_k: &k_k,
             k_a: &k_a,
             r_k: &r_k,
@@ -475,7 +483,11 @@ fn rwkv7_layers_equal_a_loop() {
         let (out, last) = fast::wkv_fused(&layer, (!fresh).then_some(&state)).expect("a kernel");
         mx::eval([&out, &last]).unwrap();
         let [bu, lu, hu, ku, vu] = [b, l, h, k, v].map(|n| n as usize);
-        let [rs, ks, ras, des, vs, gs] = [&r, &key, &rate, &decay, &value, &gate].map(host);
+        let [rs, ks, ras, des, mut vs, gs] = [&r, &key, &rate, &decay, &value, &gate].map(host);
+        if mixed.is_some() {
+            let (first, share) = (host(&first), host(&share));
+            vs.iter_mut().zip(first.iter().zip(&share)).for_each(|(v, (f, s))| *v += (f - *v) * sigmoid(*s));
+        }
         let [kk, ka, rk, ws, bs] = [&k_k, &k_a, &r_k, &weight, &bias].map(host);
         let mut s = if fresh { vec![0.0; bu * hu * vu * ku] } else { host(&state) };
         let mut want = vec![0.0; bu * lu * hu * vu];

@@ -1,7 +1,7 @@
 // out[m, n] = EPILOGUE( sum_k X[m, k] * W[n, k] ) for few rows of x, weights of any format, each weight read once.
 // X = NORM ? rms_norm(x, norm, eps) : x. W is one matrix or PARTS of them, rows on rows, each but the last of a
 // multiple of 16 rows: the first `end0` rows lie in parts[0], those up to `end1` in parts[1]. A tile is 16 rows of W
-// (GATE: 8 gate rows and the 8 up rows that go with them, two parts of N rows or one of 2N). A block takes tiles blockIdx.x, + gridDim.x, ...; its warps share the columns of a
+// (GATE: 8 gate rows and the 8 up rows that go with them, two parts of N rows or one of 2N). A block takes tiles block, + blocks, ...; its warps share the columns of a
 // tile, U blocks of 128 a step; the weights of the next step are under way while the current ones are used, and the
 // first leave before x is staged. Weights go to the tensor cores as A, so up to 8 rows of x cost what one costs.
 // MB: 1, 8, 16 or 32 bounds the rows M. SHARED: x lies permuted in shared memory, with `stride` elements a row;
@@ -9,7 +9,25 @@
 // 128 blocks an even number), any N, any M <= MB.
 // NEXT: what the next launch reads first is brought into the L2 cache once a block's tiles are done.
 // IDX: W is a stack of experts; grid row y takes x row y / share and expert idx[y], clipped; M = 1.
+// Around: rows of x and out may lie apart; with `by`, x goes on its way to `before` first (SHARED only).
 enum Gate { NONE, SILU, GELU };
+enum Act { SAME, SIGMOID, TANH, SQUARED_RELU };
+
+__device__ __forceinline__ float activated(int act, float a) {
+  if (act == SIGMOID) return 1.f / (1.f + __expf(-a));
+  if (act == TANH) return tanhf(a);
+  if (act == SQUARED_RELU) return a > 0 ? a * a : 0.f;
+  return a;
+}
+
+// x + (before - x) by, as `token_mix` rounds it.
+__device__ __forceinline__ u32 toward(u32 x, u32 before, u32 by) {
+  const u32 change = pack(lo(before) - lo(x), hi(before) - hi(x));
+  return pack(fmaf(lo(change), lo(by), lo(x)), fmaf(hi(change), hi(by), hi(x)));
+}
+__device__ __forceinline__ uint4 toward8(uint4 x, uint4 before, uint4 by) {
+  return make_uint4(toward(x.x, before.x, by.x), toward(x.y, before.y, by.y), toward(x.z, before.z, by.z), toward(x.w, before.w, by.w));
+}
 
 __device__ __forceinline__ float gated(int gate, float a, float b) {
   if (gate == SILU) return a / (1.f + __expf(-a)) * b;
@@ -22,10 +40,17 @@ struct Part {
   const u16* bias;
 };
 
+// Which of the grid's blocks this is, how far rows are apart, what else happens to x and to the product.
+struct Around {
+  int block, blocks, x_row, out_row;
+  const u16 *before, *by;
+  int act;
+};
+
 template <class F, int PARTS, int MB, int NW, int U, bool SHARED, bool NORM, int GATE, bool IDX>
 __device__ __forceinline__ void gemv(const u16* x, const u16* norm, Part p0, Part p1, Part p2, const u16* res,
                                      const u32* idx, const u8* next0, const u8* next1, u16* out, int M, int N, int K,
-                                     int end0, int end1, int share, int experts, int next_bytes, float eps) {
+                                     int end0, int end1, int share, int experts, int next_bytes, float eps, Around around) {
   constexpr bool TWIN = GATE && PARTS == 2;  // gate and up apart
   constexpr int NT = NW * 32, TILES = (MB + 7) / 8, C = MB == 1 ? 1 : 8 * TILES, R = GATE ? 8 : 16;
   extern __shared__ __align__(16) u8 smem[];
@@ -62,14 +87,14 @@ __device__ __forceinline__ void gemv(const u16* x, const u16* norm, Part p0, Par
       b[u].load(pb.w + rb * row_bytes, pb.scales + rb * scale_bytes, pb.biases + rb * scale_bytes, step * U + u, t, K);
     }
   };
-  if (warp < steps) load(blockIdx.x, warp);
+  if (warp < steps) load(around.block, warp);
 
   if (SHARED || NORM) {
     // One row: all warps share it; more rows: one warp a row. bf16 defers the norm's factor to the results; f16 could
     // overflow without it, so it takes a second pass.
     const int first = MB == 1 ? tid : lane, by = MB == 1 ? NT : 32, units = stride / 8 - 4;
     for (int m = MB == 1 ? 0 : warp; m < M; m += NW) {
-      const uint4* row = (const uint4*)(x + (size_t)m * K);
+      const uint4* row = (const uint4*)(x + (size_t)m * around.x_row);
       float ss = 0, f = 1;
       if (NORM && HALF) {
         for (int i = first; i < K / 8; i += by) ss += sum_squares(row[i]);
@@ -88,6 +113,7 @@ __device__ __forceinline__ void gemv(const u16* x, const u16* norm, Part p0, Par
         uint4 v = make_uint4(0, 0, 0, 0);
         if (i < K / 8) {
           v = row[i];
+          if (around.by) v = toward8(v, ((const uint4*)(around.before + (size_t)m * K))[i], ((const uint4*)around.by)[i]);
           if (NORM) {
             if (!HALF) ss += sum_squares(v);
             v = scaled8(v, ((const uint4*)norm)[i], f);
@@ -114,7 +140,7 @@ __device__ __forceinline__ void gemv(const u16* x, const u16* norm, Part p0, Par
     }
   }
 
-  for (int tile = blockIdx.x, it = 0; tile < tiles; tile += gridDim.x, it++) {
+  for (int tile = around.block, it = 0; tile < tiles; tile += around.blocks, it++) {
     float y[TILES][4];
 #pragma unroll
     for (int n = 0; n < TILES; n++) y[n][0] = y[n][1] = y[n][2] = y[n][3] = 0;
@@ -123,7 +149,7 @@ __device__ __forceinline__ void gemv(const u16* x, const u16* norm, Part p0, Par
 #pragma unroll
       for (int u = 0; u < U; u++) ca[u] = a[u], cb[u] = b[u];
       if (step + NW < steps) load(tile, step + NW);
-      else if (tile + gridDim.x < tiles) load(tile + gridDim.x, warp);
+      else if (tile + around.blocks < tiles) load(tile + around.blocks, warp);
 #pragma unroll
       for (int u = 0; u < U; u++) {
         const int block = step * U + u;
@@ -139,7 +165,7 @@ __device__ __forceinline__ void gemv(const u16* x, const u16* norm, Part p0, Par
             } else {
               const int column = block * 128 + (F::unit(1) == 1 ? q * 32 + t * 8 : t * 32 + q * 8);
               v = make_uint4(0, 0, 0, 0);
-              if (column < K) v = F::permute(*(const uint4*)(x + (size_t)m * K + column));
+              if (column < K) v = F::permute(*(const uint4*)(x + (size_t)m * around.x_row + column));
             }
             mma(y[n], p.x, s.x, p.y, s.y, v.x, v.y);
             mma(y[n], p.z, s.z, p.w, s.w, v.z, v.w);
@@ -176,13 +202,14 @@ __device__ __forceinline__ void gemv(const u16* x, const u16* norm, Part p0, Par
         if (GATE) g += widen(TWIN ? p1.bias[n] : p0.bias[n + N]);
       }
       if (GATE) s = gated(GATE, rounded(s), rounded(g));
-      const size_t i = (size_t)m * N + n;
+      if (around.act) s = activated(around.act, rounded(s));
+      const size_t i = (size_t)m * around.out_row + n;
       if (res) s = rounded(s) + widen(res[i]);
       out[i] = narrow(s);
     }
   }
   if (next0) {
-    const size_t first = ((size_t)blockIdx.x * NT + tid) * 128, by = (size_t)gridDim.x * NT * 128;
+    const size_t first = ((size_t)around.block * NT + tid) * 128, by = (size_t)around.blocks * NT * 128;
     for (size_t i = first; i < next_bytes; i += by) {
       asm volatile("prefetch.global.L2 [%0];" ::"l"(next0 + i));
       if (next1) asm volatile("prefetch.global.L2 [%0];" ::"l"(next1 + i));

@@ -10,14 +10,14 @@ use std::rc::Rc;
 
 /// How a weight is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Format {
+pub(super) enum Format {
     Dense,
     Affine { bits: u8, group: u8 },
     Micro { bits: u8, group: u8, nv: bool },
 }
 
 impl Format {
-    fn of(m: &Matrix) -> Option<Format> {
+    pub(super) fn of(m: &Matrix) -> Option<Format> {
         let Some(q) = m.quant else { return Some(Format::Dense) };
         let (bits, group) = (q.bits as u8, q.group_size as u8);
         q.is_valid().then_some(match q.mode {
@@ -25,7 +25,7 @@ impl Format {
             mode => Format::Micro { bits, group, nv: mode == QuantMode::Nvfp4 },
         })
     }
-    fn class(self) -> String {
+    pub(super) fn class(self) -> String {
         match self {
             Format::Dense => "Dense".into(),
             Format::Affine { bits, group } => format!("Affine<{bits},{group}>"),
@@ -40,7 +40,7 @@ impl Format {
         }
     }
     /// Blocks of 128 columns that a warp has under way at once without running out of registers.
-    fn unroll(self) -> i32 {
+    pub(super) fn unroll(self) -> i32 {
         match self {
             Format::Affine { bits, .. } if bits <= 4 => 2,
             _ => 1,
@@ -57,7 +57,7 @@ pub(crate) fn stages(rows: usize, k: i32) -> bool {
 }
 
 /// The largest dynamic shared memory that leaves two blocks a multiprocessor, and the largest at all.
-const SHARED_TWO: i32 = 112 << 10;
+pub(super) const SHARED_TWO: i32 = 112 << 10;
 const SHARED_MOST: i32 = 224 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -149,7 +149,7 @@ impl Spec for Gemv {
              {name}({parameters}u16* out, {places}int M, int N, int K, int end0, int end1, int share, int experts, \
              int next_bytes, float eps) {{\n\
              gemv<{}, {}, {}, {}, {}, {}, {}, {}, {}>(x, {norm}, {parts}, {res}, {idx}, {next}, out, M, N, K, end0, end1, \
-             share, experts, next_bytes, eps);\n}}\n",
+             share, experts, next_bytes, eps, Around{{(int)blockIdx.x, (int)gridDim.x, K, N, nullptr, nullptr, SAME}});\n}}\n",
             self.f16 as u8,
             self.format.class(),
             self.parts,
@@ -169,12 +169,12 @@ thread_local! {
     static EMBEDS: Table<Embed> = Table::default();
 }
 
-fn round_up(n: i32, to: i32) -> i32 {
+pub(super) fn round_up(n: i32, to: i32) -> i32 {
     n.div_euclid(to) * to + if n % to == 0 { 0 } else { to }
 }
 
 /// Whether dtypes and sizes are what the kernels take; the caller has checked that shapes belong together.
-fn fits(dtype: Dtype, m: &Matrix, k: i32) -> bool {
+pub(super) fn fits(dtype: Dtype, m: &Matrix, k: i32) -> bool {
     let half = match m.quant.map(|q| q.mode) {
         None => m.weight.dtype() == dtype,
         Some(QuantMode::Affine) => {

@@ -51,7 +51,7 @@ template <int K_, int PER, int TAPS, int DECAY, int AFTER, class M_>
 struct Delta {
   using M = M_;
   static constexpr int K = K_, V = M::V;
-  static constexpr bool WHOLE = true;
+  static constexpr bool WHOLE = true, AHEAD = false;
   Rows q, k, v, a, beta, z;
   Conv qc, kc, vc;
   int q_channel, k_channel, v_channel;
@@ -125,7 +125,7 @@ template <int K_, int PER, int TAPS, int SKIP, class M_>
 struct Space {
   using M = M_;
   static constexpr int K = K_, V = M::V;
-  static constexpr bool WHOLE = false;
+  static constexpr bool WHOLE = false, AHEAD = false;
   Rows u, key, query, dt;
   Conv conv;
   int u_channel, key_channel, query_channel;
@@ -173,34 +173,38 @@ struct Space {
 
 // S = S diag(w) - (S kk) (kk a)' + v k', y = S r; w = e^(-e^(-1/2) sigmoid(decay)), a = sigmoid(rate), kk = unit(k k_k),
 // k (1 + (a - 1) k_a). UNIT 0: over max(|x|, small), 1: over sqrt(|x|^2 + small). Then the norm of each head with weight
-// and bias, + (r k r_k) v, times gate. A block has a whole head. All T [B, L, H, K or V], parameters [H, K or V].
-template <int K_, int UNIT, class M_>
+// and bias, + (r k r_k) v, times gate. MIX: v is on its way to `first`, by sigmoid(share). A block has a whole head.
+// Rows of T, parameters [H, K or V], out [B, L, H V].
+template <int K_, int UNIT, bool MIX, class M_>
 struct Wkv {
   using M = M_;
   static constexpr int K = K_, V = M::V;
-  static constexpr bool WHOLE = true;
-  const u16 *r, *k, *v, *rate, *decay, *gate, *k_k, *k_a, *r_k, *weight, *bias;
+  static constexpr bool WHOLE = true, AHEAD = false;
+  Rows r, k, v, rate, decay, gate, start, share;
+  const u16 *k_k, *k_a, *r_k, *weight, *bias;
   u16* out;
   float small, eps;
 
   __device__ __forceinline__ void stage(M& m, int which, int n, int b, int h, int t, int L, int, int lane) const {
-    const size_t token = (size_t)b * L + t, at = (token * gridDim.y + h) * K;
+    const size_t token = (size_t)b * L + t;
+    const u16* rs = r.of(token, h);
     if (which == 0) {
 #pragma unroll
-      for (int i = 0; i < M::NI; i++) m.q[n][lane + 32 * i] = lane + 32 * i < K ? widen(r[at + lane + 32 * i]) : 0.f;
+      for (int i = 0; i < M::NI; i++) m.q[n][lane + 32 * i] = lane + 32 * i < K ? widen(rs[lane + 32 * i]) : 0.f;
     } else if (which == 1) {
+      const u16 *ks = k.of(token, h), *rates = rate.of(token, h);
       float key[M::NI], removed[M::NI], a[M::NI], ss = 0, bonus = 0;
 #pragma unroll
       for (int i = 0; i < M::NI; i++) {
         const int c = lane + 32 * i;
         key[i] = removed[i] = a[i] = 0;
         if (c >= K) continue;
-        const float x = widen(k[at + c]);
-        a[i] = sigmoid(widen(rate[at + c]));
+        const float x = widen(ks[c]);
+        a[i] = sigmoid(widen(rates[c]));
         removed[i] = x * widen(k_k[h * K + c]);
         key[i] = x + x * (a[i] - 1.f) * widen(k_a[h * K + c]);
         ss += removed[i] * removed[i];
-        bonus += widen(r[at + c]) * key[i] * widen(r_k[h * K + c]);
+        bonus += widen(rs[c]) * key[i] * widen(r_k[h * K + c]);
       }
       ss = warp_sum(ss), bonus = warp_sum(bonus);
       const float f = UNIT ? rsqrtf(ss + small) : 1.f / fmaxf(sqrtf(ss), small);
@@ -211,16 +215,23 @@ struct Wkv {
       }
       if (lane == 0) m.extra[n] = bonus;
     } else if (which == 2) {
-      for (int i = lane; i < M::VB; i += 32) m.v[n][i] = i < V ? widen(v[(token * gridDim.y + h) * V + i]) : 0.f;
+      const u16* vs = v.of(token, h);
+      for (int i = lane; i < M::VB; i += 32) {
+        float x = i < V ? widen(vs[i]) : 0.f;
+        if (MIX && i < V) x += (widen(start.of(token, h)[i]) - x) * sigmoid(widen(share.of(token, h)[i]));
+        m.v[n][i] = x;
+      }
     } else {
+      const u16* decays = decay.of(token, h);
 #pragma unroll
       for (int i = 0; i < M::NI; i++)
-        m.fade[n][lane + 32 * i] = lane + 32 * i < K ? expf(-0.60653066f * sigmoid(widen(decay[at + lane + 32 * i]))) : 1.f;
+        m.fade[n][lane + 32 * i] = lane + 32 * i < K ? expf(-0.60653066f * sigmoid(widen(decays[lane + 32 * i]))) : 1.f;
     }
   }
   __device__ __forceinline__ void put(M&, int, float, int, int, int, int, int, int) const {}
   __device__ __forceinline__ void finish(M& m, int n, int b, int h, int t, int L, int lane) const {
-    const size_t at = (((size_t)b * L + t) * gridDim.y + h) * V;
+    const size_t token = (size_t)b * L + t, at = (token * gridDim.y + h) * V;
+    const u16* gates = gate.of(token, h);
     float sum = 0, ss = 0;
     for (int i = lane; i < V; i += 32) sum += m.y[n][i];
     const float mean = warp_sum(sum) / V;
@@ -228,7 +239,7 @@ struct Wkv {
     const float f = rsqrtf(warp_sum(ss) / V + eps);
     for (int i = lane; i < V; i += 32) {
       const float y = (m.y[n][i] - mean) * f * widen(weight[h * V + i]) + widen(bias[h * V + i]);
-      out[at + i] = narrow((y + m.extra[n] * m.v[n][i]) * widen(gate[at + i]));
+      out[at + i] = narrow((y + m.extra[n] * m.v[n][i]) * widen(gates[i]));
     }
   }
   __device__ __forceinline__ void tails(int, int, int, int) const {}

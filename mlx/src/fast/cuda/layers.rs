@@ -55,6 +55,9 @@ enum Kind {
         key: i32,
         value: i32,
         root: bool,
+        /// r, k, v, rate, decay, gate, first, share.
+        places: [Place; 8],
+        mixed: bool,
     },
     Norm {
         place: Place,
@@ -194,12 +197,12 @@ impl Spec for Layer {
                     d.1,
                 )
             }
-            Kind::Wkv { key, root, .. } => format!(
-                "{head}const u16* r, const u16* k, const u16* v, const u16* rate, const u16* decay, const u16* gate, const u16* \
-                 kk, const u16* ka, const u16* rk, const u16* weight, const u16* bias, const float* state, u16* out, float* \
-                 next, int L, float small, float eps) {{\nrecurrent(Wkv<{key}, {}, {m}>{{r, k, v, rate, decay, gate, kk, ka, \
+            Kind::Wkv { key, root, places, mixed, .. } => format!(
+                "{head}{p}const u16* kk, const u16* ka, const u16* rk, const u16* weight, const u16* bias, const float* state, \
+                 u16* out, float* next, int L, float small, float eps) {{\nrecurrent(Wkv<{key}, {}, {mixed}, {m}>{{{}, kk, ka, \
                  rk, weight, bias, out, small, eps}}, state, next, L);\n}}\n",
-                root as u8
+                root as u8,
+                places.map(|r| r.text()).join(", "),
             ),
             Kind::Norm { place, first } => format!(
                 "{head}const u16* y, const u16* x0, const u16* weight, u16* out, int width, float eps) {{\n\
@@ -380,15 +383,19 @@ pub(crate) fn space(gpu: &Gpu, i: &SpaceLayer, state: Option<&Array>) -> Option<
 
 /// The caller has checked all shapes and dtypes.
 pub(crate) fn wkv(gpu: &Gpu, i: &WkvLayer, state: Option<&Array>) -> Option<(Array, Array)> {
-    let ([b, l, h, k], v) = (i.r.dims(), i.v.dim(3));
+    let (x, [h, k, v]) = (i.r.x, [i.heads, i.key_dim, i.value_dim]);
+    let [b, l, _] = x.dims();
     let [warps, _] = whole(k, v)?;
+    let mut inputs = Inputs::default();
+    let (first, share) = i.first.unwrap_or((i.v, i.v));
+    let places = [i.r, i.k, i.v, i.rate, i.decay, i.gate, first, share].map(|c| inputs.place(c));
     let (root, small) = match i.unit {
         UnitLength::AtLeast(eps) => (false, eps),
         UnitLength::Root(eps) => (true, eps),
     };
-    let kind = Kind::Wkv { key: k, value: v, root };
-    let f16 = i.r.dtype() == Dtype::Float16;
-    let spec = Layer { f16, kind, taps: 1, bias: false, inputs: 0, wide: [false; 2] };
+    let kind = Kind::Wkv { key: k, value: v, root, places, mixed: i.first.is_some() };
+    let f16 = x.dtype() == Dtype::Float16;
+    let spec = Layer { f16, kind, taps: 1, bias: false, inputs: inputs.arrays.len() as u8, wide: [false; 2] };
     let kernel = kernel(&KERNELS, spec, gpu)?;
     let fresh;
     let state = match state {
@@ -398,8 +405,10 @@ pub(crate) fn wkv(gpu: &Gpu, i: &WkvLayer, state: Option<&Array>) -> Option<(Arr
             &fresh
         }
     };
-    let arrays = [i.r, i.k, i.v, i.rate, i.decay, i.gate, i.k_k, i.k_a, i.r_k, i.norm.0, i.norm.1, state];
-    let outputs: [(&[i32], Dtype); 2] = [(i.v.shape(), i.v.dtype()), (state.shape(), Dtype::Float32)];
+    let mut arrays: SmallVec<[&Array; 20]> = inputs.arrays.iter().copied().collect();
+    arrays.extend([i.k_k, i.k_a, i.r_k, i.norm.0, i.norm.1, state]);
+    let out = [b, l, h * v];
+    let outputs: [(&[i32], Dtype); 2] = [(&out, x.dtype()), (state.shape(), Dtype::Float32)];
     let scalars = [Scalar::Int(l), Scalar::Float(small), Scalar::Float(i.norm.2)];
     let launch = Launch { grid: [1, h, b], threads: warps * 32, shared: 0 };
     // SAFETY: shapes were checked by the caller; the kernel reads and writes these and no more

@@ -12,6 +12,8 @@ pub(crate) mod gemv;
 mod kernel;
 pub(crate) mod latent;
 pub(crate) mod layers;
+pub(crate) mod low_rank;
+pub(crate) mod products;
 pub(crate) mod recurrent;
 
 use kernel::Kernel;
@@ -28,6 +30,7 @@ pub(super) const FORMATS: &str = include_str!("formats.cuh");
 pub(super) const GEMV: &str = include_str!("gemv.cuh");
 pub(super) const ATTENTION: &str = include_str!("attention.cuh");
 pub(super) const EXPERTS: &str = include_str!("experts.cuh");
+pub(super) const LOW_RANK: &str = include_str!("low_rank.cuh");
 pub(super) const ADAM: &str = include_str!("adam.cuh");
 pub(super) const EMBED: &str = include_str!("embed.cuh");
 pub(super) const SHARED: &str = include_str!("shared.cuh");

@@ -1,6 +1,7 @@
 // Linear recurrences, token by token: S = S diag(fade) + a write, y = S q, the state S [V, K] of a head in registers.
 // State f32 [B, H, V, K], read and written apart. Grid (blocks of 4 NW R rows of V, H, B), NW warps. Eight lanes share a row
 // of S, each with 4 numbers of every 32; a thread has R rows. K is a multiple of 4. RULES say where numbers come from.
+// AHEAD: four more warps, of one job each, bring the next tokens while the first NW compute.
 
 // T or f32, which the compiler knows where it matters.
 struct Numbers {
@@ -75,13 +76,30 @@ __device__ __forceinline__ void step(float4 (&s)[M::R][M::NI], const M& m, int n
   for (int r = 0; r < R; r++) y[r] = row_sum(y[r]);
 }
 
+// What job WHICH of all T tokens from t on gives; loads of all tokens are under way at once, those past the end are of the
+// last one.
+template <int WHICH, class RULE>
+__device__ __forceinline__ void stage_all(const RULE& rule, typename RULE::M& m, int b, int h, int t, int L, int first, int lane) {
+#pragma unroll
+  for (int n = 0; n < RULE::M::T; n++) rule.stage(m, WHICH, n, b, h, min(t + n, L - 1), L, first, lane);
+}
+template <class RULE>
+__device__ __forceinline__ void stage_by(int which, const RULE& rule, typename RULE::M& m, int b, int h, int t, int L, int first,
+                                         int lane) {
+  if (which == 0) stage_all<0>(rule, m, b, h, t, L, first, lane);
+  else if (which == 1) stage_all<1>(rule, m, b, h, t, L, first, lane);
+  else if (which == 2) stage_all<2>(rule, m, b, h, t, L, first, lane);
+  else stage_all<3>(rule, m, b, h, t, L, first, lane);
+}
+
 // RULE fills a stage (`stage`, four jobs a token, one warp each), writes what a row gives (`put`) or a head (`finish`),
 // and keeps the tails.
 template <class RULE>
 __device__ __forceinline__ void recurrent(const RULE& rule, const float* state, float* next, int L) {
   using M = typename RULE::M;
   constexpr int R = M::R, NI = M::NI, NW = M::NW, T = M::T, V = M::V, K = RULE::K;
-  __shared__ M m;
+  constexpr bool AHEAD = RULE::AHEAD;
+  __shared__ M stages[AHEAD ? 2 : 1];
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, row = warp * 4 + (lane >> 3), c = (lane & 7) * 4;
   const int h = blockIdx.y, b = blockIdx.z, first = blockIdx.x * M::VB;
   const size_t head = ((size_t)b * gridDim.y + h) * V * K;
@@ -92,14 +110,23 @@ __device__ __forceinline__ void recurrent(const RULE& rule, const float* state, 
     for (int i = 0; i < NI; i++) {
       const int v = first + row + r * 4 * NW, k = c + 32 * i;
       s[r][i] = make_float4(0, 0, 0, 0);
-      if (v < V && k < K) s[r][i] = *(const float4*)(state + head + (size_t)v * K + k);
+      if (warp < NW && v < V && k < K) s[r][i] = *(const float4*)(state + head + (size_t)v * K + k);
     }
+  if (AHEAD) {
+    if (warp >= NW) stage_by(warp - NW, rule, stages[0], b, h, 0, L, first, lane);
+    __syncthreads();
+  }
   for (int t = 0; t < L; t += T) {
     const int count = min(T, L - t);
-    for (int job = warp; job < 4 * count; job += NW) rule.stage(m, job / count, job % count, b, h, t + job % count, L, first, lane);
-    __syncthreads();
+    M& m = stages[AHEAD ? t / T & 1 : 0];
+    if (!AHEAD) {
+      for (int job = warp; job < 4 * count; job += NW) rule.stage(m, job / count, job % count, b, h, t + job % count, L, first, lane);
+      __syncthreads();
+    } else if (warp >= NW && t + T < L) {
+      stage_by(warp - NW, rule, stages[(t / T & 1) ^ 1], b, h, t + T, L, first, lane);
+    }
 #pragma unroll 1
-    for (int n = 0; n < count; n++) {
+    for (int n = 0; n < (warp < NW ? count : 0); n++) {
       float y[R];
       step(s, m, n, lane, row, y);
       if ((lane & 7) == 0) {
@@ -122,7 +149,7 @@ __device__ __forceinline__ void recurrent(const RULE& rule, const float* state, 
 #pragma unroll
     for (int i = 0; i < NI; i++) {
       const int v = first + row + r * 4 * NW, k = c + 32 * i;
-      if (v < V && k < K) *(float4*)(next + head + (size_t)v * K + k) = s[r][i];
+      if (warp < NW && v < V && k < K) *(float4*)(next + head + (size_t)v * K + k) = s[r][i];
     }
   rule.tails(b, h, L, first);
 }
@@ -139,7 +166,7 @@ template <int K_, class M_>
 struct Scan {
   using M = M_;
   static constexpr int K = K_, V = M::V;
-  static constexpr bool WHOLE = false;
+  static constexpr bool WHOLE = false, AHEAD = true;
   Source q, k, v, g, beta, at, under;
   float* out;
 
@@ -193,25 +220,32 @@ __device__ __forceinline__ void selective(Numbers u, Numbers dt, Numbers a, Numb
     if (mine && n < N) s[e] = state[((size_t)row * D + d) * N + n], rate[e] = a[(size_t)d * N + n];
   }
   const float straight = mine ? skip[d] : 0.f;
+  const int column = mine ? d : 0;
   for (int t = 0; t < L; t += T) {
     const int count = min(T, L - t);
     const size_t token = (size_t)row * L + t;
+    float x[T], step[T];
+#pragma unroll
+    for (int n = 0; n < T; n++) {
+      const size_t at = (token + min(n, count - 1)) * D + column;
+      x[n] = u[at], step[n] = dt[at];
+    }
     for (int i = tid; i < count * N; i += 128) bs[i / N][i % N] = b[token * N + i], cs[i / N][i % N] = c[token * N + i];
     __syncthreads();
-    for (int n = 0; n < count; n++) {
-      const size_t at = (token + n) * D + d;
-      const float x = mine ? u[at] : 0.f, step = mine ? dt[at] : 0.f;
+#pragma unroll
+    for (int n = 0; n < T; n++) {
+      if (n >= count) break;
       float y = 0;
 #pragma unroll
       for (int e = 0; e < E; e++) {
         const int i = j + e * PER;
         if (i >= N) continue;
-        s[e] = expf(step * rate[e]) * s[e] + step * x * bs[n][i];
+        s[e] = expf(step[n] * rate[e]) * s[e] + step[n] * x[n] * bs[n][i];
         y = fmaf(s[e], cs[n][i], y);
       }
 #pragma unroll
       for (int o = PER / 2; o; o >>= 1) y += __shfl_xor_sync(~0u, y, o);
-      if (mine && j == 0) out[at] = y + straight * x;
+      if (mine && j == 0) out[(token + n) * D + d] = y + straight * x[n];
     }
     __syncthreads();
   }

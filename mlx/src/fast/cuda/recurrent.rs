@@ -56,6 +56,9 @@ struct Recurrence {
     kind: Kind,
 }
 
+/// Warps that bring the next tokens' numbers while the others compute.
+const AHEAD: i32 = 4;
+
 /// Lanes that share a channel of [`SelectiveScan`].
 const LANES: i32 = 4;
 
@@ -82,7 +85,7 @@ impl Spec for Recurrence {
                     "{head} __launch_bounds__({}) {name}({}const float* state, float* out, float* next, int L) {{\nrecurrent(\
                      Scan<{key}, Stage<{key}, {value}, {warps}, {rows}, {tokens}, {rule}, {channels}>>{{{}, {}, {}, {}, {}, out}}, \
                      state, next, L);\n}}\n",
-                    warps * 32,
+                    (warps + AHEAD) * 32,
                     self.types.parameters(4 + extra),
                     source(0),
                     source(1),
@@ -95,8 +98,9 @@ impl Spec for Recurrence {
                 let all: Vec<String> = (0..6).map(|i| self.types.numbers(i)).collect();
                 format!(
                     "{head} __launch_bounds__(128) {name}({}const float* state, float* out, float* next, int L, int D) {{\n\
-                     selective<{state}, {LANES}, 8>({}, state, out, next, L, D);\n}}\n",
+                     selective<{state}, {LANES}, {}>({}, state, out, next, L, D);\n}}\n",
                     self.types.parameters(6),
+                    if state <= 64 { 8 } else { 2 },
                     all.join(", "),
                 )
             }
@@ -138,7 +142,7 @@ pub(crate) fn linear_scan(gpu: &Gpu, i: &LinearScan, state: Option<&Array>) -> O
     let outputs: [(&[i32], Dtype); 2] = [(&[b, l, h, v], Dtype::Float32), (state.shape(), Dtype::Float32)];
     let [warps, rows] = shared(k);
     let block = 4 * warps * rows;
-    let launch = Launch { grid: [(v + block - 1) / block, h, b], threads: warps * 32, shared: 0 };
+    let launch = Launch { grid: [(v + block - 1) / block, h, b], threads: (warps + AHEAD) * 32, shared: 0 };
     // SAFETY: shapes were checked by the caller; the kernel reads and writes these and no more
     let mut all = unsafe { kernel.call(&inputs, &outputs, &[Scalar::Int(l)], launch) }.into_iter();
     Some((all.next()?.swapaxes(1, 2), all.next()?))
